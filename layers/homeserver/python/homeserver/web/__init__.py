@@ -1,0 +1,1 @@
+"""Between API Gateway and the services: requests, routing, authentication, errors."""

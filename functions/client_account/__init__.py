@@ -1,0 +1,1 @@
+"""The requester's account: whoami, password, devices, capabilities."""

@@ -1,0 +1,44 @@
+"""`PUT /rooms/...`: send, state, redact.
+
+Source: client-server API v1.19, "Sending events to a room", "Redactions".
+"""
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from homeserver.matrix.errors import InvalidParam
+from homeserver.matrix.event_builder import EventDraft
+from homeserver.services.send_event import redact, send_message_event, send_state_event
+from homeserver.web.authentication import authenticate
+from homeserver.web.requests import json_object, json_response
+from homeserver.web.routing import Router
+
+router = Router()
+
+
+@router.put("/_matrix/client/{version}/rooms/{room_id}/send/{event_type}/{txn_id...}")
+def send_message(request: Request, room_id: str, event_type: str, txn_id: str) -> Response:
+    """PUT /rooms/{roomId}/send/{eventType}/{txnId}"""
+    requester = authenticate(request)
+    event_id = send_message_event(requester, room_id, EventDraft(event_type, json_object(request)), txn_id)
+    return json_response({"event_id": event_id})
+
+
+@router.put("/_matrix/client/{version}/rooms/{room_id}/state/{event_type}")
+@router.put("/_matrix/client/{version}/rooms/{room_id}/state/{event_type}/")
+@router.put("/_matrix/client/{version}/rooms/{room_id}/state/{event_type}/{state_key...}")
+def set_state(request: Request, room_id: str, event_type: str, state_key: str = "") -> Response:
+    """PUT /rooms/{roomId}/state/{eventType}/{stateKey}"""
+    requester = authenticate(request)
+    draft = EventDraft(event_type, json_object(request), state_key)
+    return json_response({"event_id": send_state_event(requester, room_id, draft)})
+
+
+@router.put("/_matrix/client/{version}/rooms/{room_id}/redact/{event_id}/{txn_id...}")
+def redact_event(request: Request, room_id: str, event_id: str, txn_id: str) -> Response:
+    """PUT /rooms/{roomId}/redact/{eventId}/{txnId}"""
+    requester = authenticate(request)
+    content = json_object(request)
+    if not isinstance(content.get("reason", ""), str):
+        raise InvalidParam("reason must be a string.")
+    return json_response({"event_id": redact(requester, room_id, event_id, content, txn_id)})

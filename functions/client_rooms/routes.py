@@ -1,0 +1,175 @@
+"""Making rooms, being in them, and their aliases.
+
+Source: client-server API v1.19, "Creation", "Room membership", "Room aliases".
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from homeserver.matrix.errors import BadJson, InvalidParam, MatrixError
+from homeserver.matrix.room_versions import DEFAULT_ROOM_VERSION
+from homeserver.services import aliases, membership
+from homeserver.services.create_room import PRESETS, RoomRequest, create_room
+from homeserver.settings import settings
+from homeserver.web.authentication import authenticate
+from homeserver.web.requests import field, json_object, json_response, string_list
+from homeserver.web.routing import Router
+
+router = Router()
+_ROOM = "/_matrix/client/{version}/rooms/{room_id}"
+
+
+@router.post("/_matrix/client/{version}/createRoom")
+def post_create_room(request: Request) -> Response:
+    """POST /createRoom"""
+    requester = authenticate(request)
+    body = json_object(request)
+    if field(body, "invite_3pid", list):
+        raise MatrixError("This server cannot invite by e-mail address or phone number.", errcode="M_THREEPID_DENIED")
+    room_id = create_room(
+        requester,
+        RoomRequest(
+            preset=_choice(body, "preset", tuple(PRESETS)),
+            visibility=_choice(body, "visibility", ("public", "private")) or "private",
+            room_version=field(body, "room_version", str) or DEFAULT_ROOM_VERSION,
+            alias_localpart=field(body, "room_alias_name", str),
+            name=field(body, "name", str),
+            topic=field(body, "topic", str),
+            invite=string_list(body, "invite"),
+            is_direct=field(body, "is_direct", bool) or False,
+            initial_state=[_state_event(event) for event in field(body, "initial_state", list) or []],
+            creation_content=field(body, "creation_content", dict) or {},
+            power_level_override=field(body, "power_level_content_override", dict) or {},
+        ),
+    )
+    return json_response({"room_id": room_id})
+
+
+def _choice(body: Mapping[str, Any], name: str, choices: tuple[str, ...]) -> str | None:
+    value: str | None = field(body, name, str)
+    if value is not None and value not in choices:
+        raise InvalidParam(f"{name} must be one of {', '.join(choices)}.")
+    return value
+
+
+def _state_event(event: Any) -> dict[str, Any]:
+    if not isinstance(event, dict):
+        raise BadJson("initial_state must be an array of objects.")
+    return {
+        "type": field(event, "type", str, required=True),
+        "state_key": field(event, "state_key", str) or "",
+        "content": field(event, "content", dict, required=True),
+    }
+
+
+def _reason(body: Mapping[str, Any]) -> str | None:
+    reason: str | None = field(body, "reason", str)
+    return reason
+
+
+@router.post("/_matrix/client/{version}/join/{room_id_or_alias...}")
+def join_by_id_or_alias(request: Request, room_id_or_alias: str) -> Response:
+    """POST /join/{roomIdOrAlias}"""
+    requester = authenticate(request)
+    reason = _reason(json_object(request))
+    return json_response({"room_id": membership.join_room(requester, room_id_or_alias, reason=reason)})
+
+
+@router.post(_ROOM + "/join")
+def join(request: Request, room_id: str) -> Response:
+    """POST /rooms/{roomId}/join"""
+    requester = authenticate(request)
+    if not room_id.startswith("!"):
+        raise InvalidParam("This is not a room ID.")
+    return json_response({"room_id": membership.join_room(requester, room_id, reason=_reason(json_object(request)))})
+
+
+@router.post(_ROOM + "/invite")
+def invite(request: Request, room_id: str) -> Response:
+    """POST /rooms/{roomId}/invite"""
+    requester = authenticate(request)
+    body = json_object(request)
+    if "user_id" not in body and "medium" in body:
+        raise MatrixError("This server cannot invite by e-mail address or phone number.", errcode="M_THREEPID_DENIED")
+    user_id = field(body, "user_id", str, required=True)
+    membership.invite(requester, room_id, user_id, reason=_reason(body))
+    return json_response({})
+
+
+@router.post(_ROOM + "/leave")
+def leave(request: Request, room_id: str) -> Response:
+    """POST /rooms/{roomId}/leave"""
+    requester = authenticate(request)
+    membership.leave_room(requester, room_id, reason=_reason(json_object(request)))
+    return json_response({})
+
+
+@router.post(_ROOM + "/kick")
+def kick(request: Request, room_id: str) -> Response:
+    """POST /rooms/{roomId}/kick"""
+    requester = authenticate(request)
+    body = json_object(request)
+    membership.kick(requester, room_id, field(body, "user_id", str, required=True), reason=_reason(body))
+    return json_response({})
+
+
+@router.post(_ROOM + "/ban")
+def ban(request: Request, room_id: str) -> Response:
+    """POST /rooms/{roomId}/ban"""
+    requester = authenticate(request)
+    body = json_object(request)
+    membership.ban(requester, room_id, field(body, "user_id", str, required=True), reason=_reason(body))
+    return json_response({})
+
+
+@router.post(_ROOM + "/unban")
+def unban(request: Request, room_id: str) -> Response:
+    """POST /rooms/{roomId}/unban"""
+    requester = authenticate(request)
+    body = json_object(request)
+    membership.unban(requester, room_id, field(body, "user_id", str, required=True), reason=_reason(body))
+    return json_response({})
+
+
+@router.post(_ROOM + "/forget")
+def forget(request: Request, room_id: str) -> Response:
+    """POST /rooms/{roomId}/forget"""
+    membership.forget_room(authenticate(request), room_id)
+    return json_response({})
+
+
+@router.get("/_matrix/client/{version}/joined_rooms")
+def joined_rooms(request: Request) -> Response:
+    """GET /joined_rooms"""
+    return json_response({"joined_rooms": membership.joined_rooms(authenticate(request).user_id)})
+
+
+@router.get("/_matrix/client/{version}/directory/room/{alias...}")
+def get_alias(_request: Request, alias: str) -> Response:
+    """GET /directory/room/{roomAlias}"""
+    room_id = aliases.room_of_alias(alias)
+    return json_response({"room_id": room_id, "servers": [settings().server_name]})
+
+
+@router.put("/_matrix/client/{version}/directory/room/{alias...}")
+def put_alias(request: Request, alias: str) -> Response:
+    """PUT /directory/room/{roomAlias}"""
+    requester = authenticate(request)
+    aliases.create_alias(requester, alias, field(json_object(request), "room_id", str, required=True))
+    return json_response({})
+
+
+@router.delete("/_matrix/client/{version}/directory/room/{alias...}")
+def delete_alias(request: Request, alias: str) -> Response:
+    """DELETE /directory/room/{roomAlias}"""
+    aliases.delete_alias(authenticate(request), alias)
+    return json_response({})
+
+
+@router.get(_ROOM + "/aliases")
+def get_aliases(request: Request, room_id: str) -> Response:
+    """GET /rooms/{roomId}/aliases"""
+    return json_response({"aliases": aliases.aliases_of(authenticate(request), room_id)})

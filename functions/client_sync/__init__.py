@@ -1,0 +1,1 @@
+"""The waiting loop of `/sync`."""

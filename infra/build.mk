@@ -1,0 +1,54 @@
+# Build, validate and deploy: included by the root Makefile, runs from the root of the checkout.
+#
+# The build tools live in .tools, an environment of their own: aws-sam-cli brings another boto3 and pydantic than the functions.
+
+UV_VERSION := 0.13.9
+TOOLS := $(CURDIR)/.tools
+UV := $(TOOLS)/uv/bin/uv
+SAM := $(TOOLS)/bin/sam
+CFN_LINT := $(TOOLS)/bin/cfn-lint
+TOOLS_PYTHON ?= python3
+BUILD ?= .aws-sam/build
+
+# Whoever calls sam must name a region, even to validate; no call below reaches AWS before `make deploy`.
+export AWS_DEFAULT_REGION ?= us-east-1
+export SAM_CLI_TELEMETRY := 0
+
+# Compiles the bytecode that ships with the layers. Tried by running it, because a python3.13 on PATH may be a shim of nothing.
+PYTHON313 ?= $(firstword $(foreach python,$(CURDIR)/.venv/bin/python python3.13 $(wildcard $(HOME)/.pyenv/versions/3.13.*/bin/python) \
+	$(wildcard $(HOME)/.local/share/uv/python/cpython-3.13*/bin/python3.13),\
+	$(shell $(python) -c 'import sys; sys.version_info[:2] == (3, 13) and print(sys.executable)' 2>/dev/null)))
+
+.PHONY: tools requirements functions-table validate build deploy lock-tools
+
+$(UV):
+	$(TOOLS_PYTHON) -m venv $(TOOLS)/uv
+	$(TOOLS)/uv/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+
+$(TOOLS)/.installed: infra/tools-requirements.txt | $(UV)
+	test -x $(TOOLS)/bin/python || $(UV) venv --quiet --allow-existing --python $(TOOLS_PYTHON) $(TOOLS)
+	$(UV) pip sync --quiet --python $(TOOLS)/bin/python --require-hashes infra/tools-requirements.txt
+	touch $@
+
+tools: $(TOOLS)/.installed ## Install sam and cfn-lint into .tools
+
+lock-tools: | $(UV) ## Pin newer versions of sam and cfn-lint
+	$(UV) pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+		infra/tools-requirements.in -o infra/tools-requirements.txt
+
+requirements: ## Export the functions' packages from requirements.lock to the layer
+	.venv/bin/python infra/export_requirements.py
+
+functions-table: ## Write docs/functions.md from the template
+	PYTHONPATH=infra .venv/bin/python infra/functions_table.py
+
+validate: $(TOOLS)/.installed ## Check the template with cfn-lint and sam
+	$(CFN_LINT) template.yaml infra/*.yaml
+	$(SAM) validate --lint
+
+build: $(TOOLS)/.installed ## Build functions and layers into $(BUILD)
+	$(if $(PYTHON313),,@echo "WARNING: no Python 3.13 found: no bytecode: cold starts ~3x; 'make deploy' will refuse this build" >&2)
+	UV=$(UV) PYTHON313=$(PYTHON313) $(SAM) build --parallel --build-dir $(BUILD)
+
+deploy: build ## Put the stack on AWS (docs/deployment.md)
+	PYTHONPATH=infra SAM=$(SAM) .venv/bin/python infra/deploy.py $(DEPLOY)

@@ -1,0 +1,247 @@
+"""One local server: everything the template asks for, started in order and stopped in order."""
+
+import asyncio
+import importlib
+import importlib.util
+import logging
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+
+from homeserver.adapters import aws
+from local.custom_resources import CustomResources
+from local.data_dir import DataDir
+from local.emulator import Emulator
+from local.faults import install_crash
+from local.gateway import Gateway
+from local.hooks import hook_session, hook_slim_client
+from local.invoke import Functions
+from local.permissions import Recorder
+from local.queues import QueueMapping
+from local.resources import Resources, environment_of, read_resources
+from local.routes import Router
+from local.schedules import Schedules
+from local.snapshot import Snapshots
+from local.streams import StreamMapping
+from local.template import ACCOUNT, REGION, Stack, parameters_of
+
+log = logging.getLogger("local")
+DEFAULTS = {"ServerName": "localhost", "Registration": "open", "LogLevel": "WARNING"}
+SAVE_SECONDS = 15.0
+_STOP_SECONDS = 5.0
+_SLIM_CLIENT = "homeserver.adapters.slim_aws"
+Say = Callable[[str], None]
+
+
+class LocalRun:
+    """The homeserver on this machine.
+
+    `environ` holds the template's parameters in upper snake case and PORT, BIND_HOST, DATA_DIR; in tests also
+    UNKIND_SEED, CRASH_AT, CRASH_SAVES, RECORD_PERMISSIONS, SAVE_SECONDS. Making one raises TemplateError, DataDirInUse,
+    SnapshotError, CustomResourceError or OSError, each with a message for the operator.
+    """
+
+    def __init__(self, template: Path, environ: Mapping[str, str], say: Say) -> None:
+        self._say = say
+        self._started = time.perf_counter()
+        self.data = DataDir(Path(environ.get("DATA_DIR") or ".data").resolve())
+        try:
+            self._socket = _bound(environ.get("BIND_HOST") or "127.0.0.1", int(environ.get("PORT") or "8008"))
+            self.host, self.port = self._socket.getsockname()[:2]
+            self.url = f"http://{self.host}:{self.port}"
+            self.stack = Stack(template, parameters_of(template, environ, DEFAULTS), attributes=self._attributes())
+            resources = read_resources(self.stack)
+            self._build(resources, environ)
+        except BaseException:
+            # Nothing was served: what the folder says about the run before stays true.
+            self.data.close(clean=not self.data.unclean)
+            raise
+
+    def _attributes(self) -> dict[tuple[str, str], str]:
+        return {
+            ("AWS::Serverless::HttpApi", "Ref"): "local",
+            ("AWS::Serverless::HttpApi", "ApiEndpoint"): self.url,
+        }
+
+    def _build(self, resources: Resources, environ: Mapping[str, str]) -> None:
+        os.environ.update(environment_of(resources.functions))
+        os.environ.update(
+            {
+                "AWS_REGION": REGION,
+                "AWS_DEFAULT_REGION": REGION,
+                "AWS_ACCESS_KEY_ID": "local",
+                "AWS_SECRET_ACCESS_KEY": "local",
+                "AWS_EC2_METADATA_DISABLED": "true",
+                "POWERTOOLS_TRACE_DISABLED": "1",
+            }
+        )
+        os.environ.pop("AWS_ENDPOINT_URL", None)
+        self.recorder = (
+            Recorder(self.data.path / "permissions.json") if environ.get("RECORD_PERMISSIONS") == "1" else None
+        )
+        seed = environ.get("UNKIND_SEED")
+        self.emulator = Emulator(self.data.path, unkind_seed=int(seed) if seed else None, recorder=self.recorder)
+        self.functions = Functions(resources.functions)
+        self.emulator.invoke = self.functions.answer
+        hook_session(aws.session(), self.emulator)
+        aws.calls_stay_in_process = True
+        if importlib.util.find_spec(_SLIM_CLIENT) is not None:
+            hook_slim_client(importlib.import_module(_SLIM_CLIENT), self.emulator)
+        self.streams = [StreamMapping(source, self.emulator, self.functions) for source in resources.streams]
+        self.queues = [QueueMapping(source, self.emulator, self.functions) for source in resources.queue_sources]
+        self.schedules = Schedules(resources.schedules, self.functions)
+        self.custom = CustomResources(resources.custom, self.functions)
+        self.snapshots = Snapshots(self.data.store, self.emulator, self._collected)
+        self.gateway = Gateway(Router(resources.routes), self.functions, resources.cors)
+        self._save_seconds = float(environ.get("SAVE_SECONDS") or SAVE_SECONDS)
+        install_crash(environ, self.snapshots.save)
+        self._make_resources(resources)
+        self._say("loading functions")
+        self.functions.load(lambda name: self._say(f"  {name}"))
+        if self.custom.apply(unclean_start=self.data.unclean, progress=self._say):
+            # The new epoch must be on disk before anybody sees it.
+            self.snapshots.save()
+
+    def _make_resources(self, resources: Resources) -> None:
+        for table in resources.tables:
+            self.emulator.request("dynamodb", "CreateTable", **table)
+        for name, attribute in resources.ttl.items():
+            specification = {"AttributeName": attribute, "Enabled": True}
+            self.emulator.request("dynamodb", "UpdateTimeToLive", TableName=name, TimeToLiveSpecification=specification)
+        manifest = self.snapshots.load(lambda what: self._say(f"loaded {what} from {self.data.store}"))
+        self._make_queues(resources)
+        for parameter in resources.parameters:
+            self.emulator.request("ssm", "PutParameter", Overwrite=True, **parameter)
+        self.custom.known = manifest.get("custom", {})
+        for mapping in self.streams:
+            self.emulator.on_record.setdefault(mapping.source.table, []).append(mapping.accept)
+            with self.emulator.lock:
+                for record in manifest.get("streams", {}).get(mapping.key, ()):
+                    mapping.accept(record)
+
+    def _make_queues(self, resources: Resources) -> None:
+        known = {url.rsplit("/", 1)[-1] for url in self.emulator.request("sqs", "ListQueues").get("QueueUrls", ())}
+        for queue in resources.queues:
+            if queue["QueueName"] in known:
+                url = f"http://localhost:4566/{ACCOUNT}/{queue['QueueName']}"
+                attributes = {key: value for key, value in queue["Attributes"].items() if key != "FifoQueue"}
+                if attributes:
+                    self.emulator.request("sqs", "SetQueueAttributes", QueueUrl=url, Attributes=attributes)
+            else:
+                self.emulator.request("sqs", "CreateQueue", **queue)
+
+    def _collected(self) -> dict[str, Any]:
+        return {
+            "streams": {mapping.key: mapping.pending() for mapping in self.streams},
+            "custom": self.custom.known,
+        }
+
+    # ── running ────────────────────────────────────────────────────────────────────────────────────
+
+    def serve(self) -> None:
+        """Serve until SIGINT or SIGTERM, then save and let the folder go."""
+        try:
+            for mapping in self.streams:
+                mapping.start()
+            for queue in self.queues:
+                queue.start()
+            # Heads ahead of their followers, as a crash may leave them, are brought along before anybody asks.
+            self.schedules.run_all()
+            self.schedules.start()
+            self.snapshots.start(self._save_seconds)
+            with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+                runner.run(self._serve_http())
+        finally:
+            self.stop()
+
+    async def _serve_http(self) -> None:
+        loop = asyncio.get_running_loop()
+        server = uvicorn.Server(
+            uvicorn.Config(
+                self.gateway,
+                log_config=None,
+                access_log=False,
+                lifespan="off",
+                timeout_graceful_shutdown=2,
+                timeout_keep_alive=75,
+                server_header=False,
+            )
+        )
+
+        def leave(name: str) -> None:
+            self._say(f"{name}: stopping")
+            server.should_exit = True
+
+        # uvicorn's own handlers would raise the signal again after the end, before anything is saved.
+        server.capture_signals = _no_signals  # type: ignore[method-assign]  # the documented way is to subclass for it
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, leave, signal.Signals(number).name)
+        self._socket.listen(1024)
+        self._greet()
+        await server.serve(sockets=[self._socket])
+
+    def stop(self) -> None:
+        """Stop everything, save, and say so."""
+        self.gateway.stop()
+        self.schedules.stop(_STOP_SECONDS)
+        for mapping in self.streams:
+            mapping.stop(_STOP_SECONDS)
+        for queue in self.queues:
+            queue.stop(_STOP_SECONDS)
+        self.snapshots.stop()
+        self.snapshots.save()
+        if self.recorder is not None:
+            self.recorder.write()
+        self.data.close(clean=True)
+        self._say(f"saved to {self.data.store}")
+
+    def _greet(self) -> None:
+        name = self.stack.parameters.get("ServerName", "")
+        self._say(
+            f"Eigenserver serves {name or 'its API'} on {self.url} "
+            f"(ready after {time.perf_counter() - self._started:.1f} s)\n"
+            f"  data in {self.data.path}; Ctrl-C saves and stops\n"
+            f"  try: curl {self.url}/_matrix/client/versions"
+        )
+        self._say(f"listening on {self.url}")
+
+
+class _NoSignals:
+    def __enter__(self) -> None:
+        """Leave the signals to the local run."""
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing to give back."""
+
+
+def _no_signals() -> Any:
+    return _NoSignals()
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """The event loop of uvloop where it is installed: it costs less per request."""
+    try:
+        import uvloop  # noqa: PLC0415 - it may be absent
+    except ImportError:
+        return None
+    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return factory
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    """A bound socket that does not listen yet: nobody connects before all is ready."""
+    bound = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        bound.bind((host, port))
+    except OSError as error:
+        bound.close()
+        raise OSError(f"{host}:{port} cannot be used: {error.strerror}") from error
+    bound.setblocking(False)
+    return bound

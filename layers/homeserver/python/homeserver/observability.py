@@ -1,0 +1,103 @@
+"""Logs, the cost meter, and the points at which tests inject faults.
+
+The meter counts what one invocation consumes: sequential DynamoDB rounds, calls, read and write request units
+and CPU milliseconds. It is always there; with `COST_METER=on` each answer reports it in `Server-Timing`.
+"""
+
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+
+log = logging.getLogger("eigenserver")
+
+
+@dataclass(slots=True)
+class Meter:
+    """What one invocation consumed so far. Units are DynamoDB request units."""
+
+    rounds: int = 0
+    calls: int = 0
+    rru: float = 0.0
+    wru: float = 0.0
+    cpu_started: float = field(default_factory=time.thread_time)
+    in_round: bool = False
+
+    @property
+    def cpu_ms(self) -> float:
+        """CPU milliseconds of this thread since the meter started."""
+        return (time.thread_time() - self.cpu_started) * 1000
+
+    def server_timing(self) -> str:
+        """The value of the `Server-Timing` header."""
+        return (
+            f"rounds;desc={self.rounds}, calls;desc={self.calls}, rru;desc={self.rru:g}, "
+            f"wru;desc={self.wru:g}, cpu;dur={self.cpu_ms:.2f}"
+        )
+
+
+_meter: ContextVar[Meter | None] = ContextVar("meter", default=None)
+
+
+@contextmanager
+def metered() -> Iterator[Meter]:
+    """Count everything that is consumed inside the block."""
+    meter = Meter()
+    token = _meter.set(meter)
+    try:
+        yield meter
+    finally:
+        _meter.reset(token)
+
+
+def current_meter() -> Meter | None:
+    return _meter.get()
+
+
+@contextmanager
+def one_round() -> Iterator[None]:
+    """Calls inside run at the same time: together they count as one sequential round."""
+    meter = _meter.get()
+    if meter is None or meter.in_round:
+        yield
+        return
+    meter.rounds += 1
+    meter.in_round = True
+    try:
+        yield
+    finally:
+        meter.in_round = False
+
+
+def count_call(*, rru: float = 0.0, wru: float = 0.0) -> None:
+    """Count one call to the store and what it consumed."""
+    meter = _meter.get()
+    if meter is None:
+        return
+    meter.calls += 1
+    meter.rru += rru
+    meter.wru += wru
+    if not meter.in_round:
+        meter.rounds += 1
+
+
+fault_hook: Callable[[str], None] | None = None
+
+
+def fault_point(name: str) -> None:
+    """A named step at which a test may stop the process. Does nothing unless a test set `fault_hook`."""
+    if fault_hook is not None:
+        fault_hook(name)
+
+
+def configure_logging(level: str) -> None:
+    """One line a record on standard error; Lambda forwards it to CloudWatch."""
+    if not log.handlers:
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(logging.Formatter("%(levelname)s %(name)s %(message)s"))
+        log.addHandler(handler)
+        log.propagate = False
+    log.setLevel(level)

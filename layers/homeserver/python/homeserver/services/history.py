@@ -1,0 +1,176 @@
+"""Reading a room's history: pages of messages, one event, an event with what is around it.
+
+Source: client-server API v1.19, "Getting events for a room", "Event context".
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from homeserver.matrix import state_tree
+from homeserver.matrix.errors import InvalidParam, NotFound
+from homeserver.matrix.filters import RoomEventFilter
+from homeserver.matrix.sync_token import RoomToken, decode_either
+from homeserver.services.access_tokens import Requester
+from homeserver.services.event_view import show, show_state
+from homeserver.services.room_state import position_in
+from homeserver.services.visibility import Reader, reader_of
+from homeserver.storage.room_items import EventRecord
+from homeserver.storage.rooms import fetch_state_events
+from homeserver.storage.state_nodes import StateNodes
+from homeserver.storage.timeline import Entry, read_entry, read_positions
+
+DEFAULT_LIMIT = 10
+MAX_LIMIT = 500
+_PAGE = 100
+_MOST_PAGES = 10  # of entries that a filter or the visibility may hide, before an answer goes out nevertheless
+
+
+def _token(text: str, reader: Reader) -> RoomToken:
+    token = decode_either(text, user_id=reader.user_id)
+    return token if isinstance(token, RoomToken) else RoomToken(position_in(token, reader))
+
+
+def _last_before(token: RoomToken) -> int:
+    """The last live position that lies before a token."""
+    return token.live if token.offset == 0 else token.live - 1
+
+
+def messages(
+    requester: Requester,
+    room_id: str,
+    *,
+    backwards: bool,
+    start: str | None,
+    stop: str | None,
+    limit: int,
+    event_filter: RoomEventFilter,
+) -> dict[str, Any]:
+    """One page of the timeline: `chunk`, `start`, `end` (absent at the end of the history), `state`.
+
+    Raises Forbidden, or InvalidParam for a token that is none.
+    """
+    reader = reader_of(requester.user_id, room_id)
+    last = reader.last_position
+    if start is None:
+        begin = RoomToken(last) if backwards else RoomToken(0)
+    else:
+        begin = _token(start, reader)
+    until = _token(stop, reader) if stop is not None else (RoomToken(0) if backwards else RoomToken(last))
+    position = _last_before(begin)
+    chunk: list[Entry] = []
+    more = True
+    for _ in range(_MOST_PAGES):
+        want = max(limit - len(chunk), 1)
+        size = min(_PAGE, max(want, 20))
+        if backwards:
+            position = min(position, last)
+            low = max(position - size + 1, _last_before(until) + 1)
+            page = list(reversed(read_positions(room_id, low, position)))
+        else:
+            high = min(position + size, _last_before(until), last)
+            page = read_positions(room_id, position + 1, high)
+        if not page:
+            more = False
+            break
+        visible = {entry.position for entry in _filtered(reader, page, event_filter, room_id)}
+        for entry in page:
+            if entry.position in visible:
+                chunk.append(entry)
+            position = entry.position - 1 if backwards else entry.position
+            if len(chunk) >= limit:
+                break
+        if len(chunk) >= limit:
+            break
+    if backwards:
+        more = more and position > _last_before(until)
+    end = RoomToken(position) if backwards else RoomToken(max(position, _last_before(begin)))
+    answer: dict[str, Any] = {"chunk": [show(entry, room_id, requester) for entry in chunk], "start": begin.encode()}
+    if more or (not backwards and chunk):
+        answer["end"] = end.encode()
+    if event_filter.lazy_load_members and chunk:
+        answer["state"] = members_of_senders(reader, chunk, max(entry.position for entry in chunk))
+    return answer
+
+
+def _filtered(reader: Reader, entries: Sequence[Entry], event_filter: RoomEventFilter, room_id: str) -> list[Entry]:
+    if event_filter.excludes_everything or not event_filter.includes_room(room_id):
+        return []
+    return [
+        entry for entry in reader.visible(entries) if entry.pdu is not None and event_filter.matches(entry.pdu, room_id)
+    ]
+
+
+def members_of_senders(reader: Reader, entries: Iterable[Entry], position: int) -> list[dict[str, Any]]:
+    """The membership events of those who sent the entries, as they were at a position (lazy loading)."""
+    at = next((entry for entry in entries if entry.position == position), None) or read_entry(
+        reader.view.room_id, position
+    )
+    senders = {entry.pdu["sender"] for entry in entries if entry.pdu is not None}
+    if at is None or not senders:
+        return []
+    keys = [("m.room.member", sender) for sender in sorted(senders)]
+    ids = state_tree.get_many(StateNodes(reader.view.room_id), at.room_root, keys)
+    found = fetch_state_events(reader.view.room_id, ids.values(), reader.view.rules)
+    return [show_state(entry.event, reader.view.room_id) for entry in found.values()]
+
+
+def _entry_of(reader: Reader, event_id: str) -> Entry:
+    """The entry of an event that the reader may see. Raises NotFound for any other."""
+    record = EventRecord.fetch(event_id)
+    if record is None or record.room != reader.view.room_id or record.position is None or record.flags:
+        raise NotFound("There is no such event in this room.")
+    entry = read_entry(reader.view.room_id, int(record.position))
+    if entry is None or entry.event_id != event_id or not reader.visible([entry]):
+        raise NotFound("There is no such event in this room.")
+    return entry
+
+
+def event(requester: Requester, room_id: str, event_id: str) -> dict[str, Any]:
+    """One event. Raises NotFound for an event that does not exist or that the requester may not see."""
+    return show(_entry_of(reader_of(requester.user_id, room_id), event_id), room_id, requester)
+
+
+def context(
+    requester: Requester, room_id: str, event_id: str, *, limit: int, event_filter: RoomEventFilter
+) -> dict[str, Any]:
+    """An event with up to `limit` events around it, half before and half after, and the state at the last of them."""
+    reader = reader_of(requester.user_id, room_id)
+    entry = _entry_of(reader, event_id)
+    around = limit // 2
+    before_size, after_size = around, limit - around
+    low = max(1, entry.position - max(before_size, 1) * 2)
+    high = min(reader.last_position, entry.position + max(after_size, 1) * 2)
+    entries = read_positions(room_id, low, high)
+    kept = _filtered(reader, [e for e in entries if e.position != entry.position], event_filter, room_id)
+    before = [e for e in kept if e.position < entry.position][-before_size:] if before_size else []
+    after = [e for e in kept if e.position > entry.position][:after_size]
+    last = after[-1] if after else entry
+    first = before[0] if before else entry
+    return {
+        "event": show(entry, room_id, requester),
+        "events_before": [show(e, room_id, requester) for e in reversed(before)],
+        "events_after": [show(e, room_id, requester) for e in after],
+        "start": RoomToken.before(first.position).encode(),
+        "end": RoomToken(last.position).encode(),
+        "state": _state_at(reader, last, [*before, entry, *after], event_filter),
+    }
+
+
+def _state_at(
+    reader: Reader, last: Entry, shown: Sequence[Entry], event_filter: RoomEventFilter
+) -> list[dict[str, Any]]:
+    room_id = reader.view.room_id
+    nodes = StateNodes(room_id)
+    ids = state_tree.items(nodes, last.room_root)
+    if event_filter.lazy_load_members:
+        senders = {entry.pdu["sender"] for entry in shown if entry.pdu is not None}
+        ids = {key: i for key, i in ids.items() if key[0] != "m.room.member" or key[1] in senders}
+    found = fetch_state_events(room_id, ids.values(), reader.view.rules)
+    return [show_state(entry.event, room_id) for entry in found.values()]
+
+
+def parse_direction(text: str | None) -> bool:
+    """`dir` as "backwards?". Raises InvalidParam unless it is b or f."""
+    if text not in {"b", "f"}:
+        raise InvalidParam("dir must be b or f.")
+    return text == "b"

@@ -1,0 +1,140 @@
+"""Profiles: who a user says they are.
+
+Source: client-server API v1.19, "Profiles" (custom fields since v1.16).
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from homeserver.matrix.canonical_json import NotCanonical
+from homeserver.matrix.errors import BadJson, Forbidden, InvalidParam, MatrixError, MissingParam, NotFound, TooLarge
+from homeserver.matrix.identifiers import domain_of, is_namespaced_identifier, is_user_id, parse_mxc_uri
+from homeserver.services import membership
+from homeserver.services.access_tokens import Requester
+from homeserver.services.attempts import attempts
+from homeserver.settings import settings
+from homeserver.storage import profiles
+from homeserver.storage.profiles import Profile, profile_fields
+
+MAX_KEY_BYTES = 255
+MAX_PROFILE_BYTES = 64 * 1024 - 1  # "under 64 KiB"
+# Both are copied into the membership event of every joined room, where 65,536 bytes have to hold everything.
+MAX_DISPLAYNAME_BYTES = 1024
+MAX_AVATAR_URL_BYTES = 1024
+
+SHOWN_IN_ROOMS = ("displayname", "avatar_url")
+
+
+def get_profile(user_id: str) -> dict[str, Any]:
+    """All fields of a user's profile. Raises InvalidParam for what is no user ID, NotFound for an unknown user."""
+    if not is_user_id(user_id):
+        raise InvalidParam("This is not a user ID.")
+    if domain_of(user_id) != settings().server_name:
+        # The profile of a user of another server is that server's to tell, and there is no federation to ask over.
+        raise NotFound("This server knows the profiles of its own users only.")
+    profile = Profile.fetch(user_id)
+    if profile is None:
+        raise NotFound("There is no such user.")
+    return profile_fields(profile)
+
+
+def get_profile_field(user_id: str, key_name: str) -> Any:
+    """One field. Raises as `get_profile` does, and NotFound for a field that is not set."""
+    fields = get_profile(user_id)
+    if key_name not in fields:
+        raise NotFound("The profile has no such field.")
+    return fields[key_name]
+
+
+def set_profile_field(requester: Requester, user_id: str, key_name: str, body: Mapping[str, Any]) -> None:
+    """Set a field of the requester's own profile to `body[key_name]`, and tell the joined rooms if they show it.
+
+    Raises Forbidden for another user's profile, InvalidParam or `M_KEY_TOO_LARGE` for a name that no field can have,
+    MissingParam or BadJson for a body that does not fit, TooLarge for a display name or avatar URL above 1 KiB,
+    `M_PROFILE_TOO_LARGE` when the profile would reach 64 KiB, NotFound when the account is gone.
+    """
+    _check_own(requester, user_id)
+    _check_key(key_name)
+    if key_name not in body:
+        raise MissingParam(f"{key_name} is required.")
+    if len(body) > 1:
+        raise BadJson(f"The body must have the property {key_name} and no other.")
+    value = body[key_name]
+    _check_value(key_name, value)
+    if key_name in SHOWN_IN_ROOMS and value == "":
+        # How clients take their name or picture away since long before there was a DELETE.
+        _change(user_id, lambda fields: _without(fields, key_name), key_name)
+    else:
+        _change(user_id, lambda fields: {**fields, key_name: value}, key_name)
+
+
+def delete_profile_field(requester: Requester, user_id: str, key_name: str) -> None:
+    """Remove a field of the requester's own profile, if it is set. Raises as `set_profile_field` does."""
+    _check_own(requester, user_id)
+    _check_key(key_name)
+    _change(user_id, lambda fields: _without(fields, key_name), key_name)
+
+
+def _without(fields: dict[str, Any], key_name: str) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if name != key_name}
+
+
+def _check_own(requester: Requester, user_id: str) -> None:
+    if requester.user_id != user_id:
+        raise Forbidden("A user can change their own profile only.")
+
+
+def _check_key(key_name: str) -> None:
+    if len(key_name.encode()) > MAX_KEY_BYTES:
+        raise MatrixError("The name of a profile field has at most 255 bytes.", errcode="M_KEY_TOO_LARGE")
+    # The grammar itself would allow names without a dot. A namespace is what tells custom fields apart, so only the
+    # specification's own two names do without.
+    if key_name not in SHOWN_IN_ROOMS and not (is_namespaced_identifier(key_name) and "." in key_name.strip(".")):
+        raise InvalidParam("The name of a profile field is displayname, avatar_url or a namespaced identifier.")
+
+
+def _check_value(key_name: str, value: Any) -> None:
+    if key_name in ("displayname", "avatar_url", "m.tz") and not isinstance(value, str):
+        raise BadJson(f"{key_name} must be a string.")
+    if key_name == "displayname" and len(value.encode()) > MAX_DISPLAYNAME_BYTES:
+        raise TooLarge(f"A display name has at most {MAX_DISPLAYNAME_BYTES} bytes.")
+    if key_name == "avatar_url" and value:
+        if len(value.encode()) > MAX_AVATAR_URL_BYTES:
+            raise TooLarge(f"An avatar URL has at most {MAX_AVATAR_URL_BYTES} bytes.")
+        if parse_mxc_uri(value) is None:
+            raise BadJson("avatar_url must be an mxc:// URI.")
+
+
+def _change(user_id: str, change: Callable[[dict[str, Any]], dict[str, Any]], key_name: str) -> None:
+    for _ in attempts("The profile"):
+        before = Profile.fetch(user_id)
+        if before is None:  # deactivated meanwhile: a profile exists from registration on
+            raise NotFound("There is no such user.")
+        fields = change(profile_fields(before))
+        packed = _pack(fields)
+        if packed == before.packed or profiles.replace_fields(before, packed):
+            break
+    if key_name in SHOWN_IN_ROOMS:
+        # Also when nothing changed: an earlier try may have stored the field and stopped before it told the rooms.
+        _tell_rooms(user_id, fields)
+
+
+def _pack(fields: Mapping[str, Any]) -> bytes:
+    try:
+        packed = profiles.pack_fields(fields)
+    except NotCanonical as error:
+        raise BadJson(f"The value cannot be stored: {error}") from error
+    if len(packed) > MAX_PROFILE_BYTES:
+        raise MatrixError("The profile would reach 64 KiB.", errcode="M_PROFILE_TOO_LARGE")
+    return packed
+
+
+def _tell_rooms(user_id: str, fields: dict[str, Any]) -> None:
+    # Two changes at the same time may tell the rooms in another order than they were stored in: whoever comes last
+    # looks again, and corrects what the rooms were told.
+    for _ in attempts("The profile"):
+        membership.update_profile_in_rooms(user_id, fields)
+        now = profile_fields(Profile.fetch(user_id))
+        if all(now.get(name) == fields.get(name) for name in SHOWN_IN_ROOMS):
+            return
+        fields = now

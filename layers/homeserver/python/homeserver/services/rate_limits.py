@@ -1,0 +1,94 @@
+"""Rate limits: named buckets, kept in a table where all functions see them.
+
+Source: client-server API v1.19, "Rate limiting": 429 `M_LIMIT_EXCEEDED` with `retry_after_ms` and `Retry-After`.
+"""
+
+import ipaddress
+import time
+from dataclasses import dataclass
+
+from homeserver.matrix.errors import LimitExceeded
+from homeserver.settings import settings
+from homeserver.storage import limits
+
+
+@dataclass(frozen=True, slots=True)
+class RateLimit:
+    """So many requests a second in the long run, and so many at once."""
+
+    name: str
+    per_second: float
+    burst: int
+
+
+# One address may be a whole school: enough for thirty logins at once, too little to try a list of passwords.
+LOGIN_PER_ADDRESS = RateLimit("login-address", per_second=0.5, burst=30)
+# A forgetful person has ten tries; a program that guesses has 8,640 a day. Guesses of existing and of made-up users
+# are counted alike, so that the answer tells nobody which users exist.
+PASSWORD_PER_ACCOUNT = RateLimit("password-account", per_second=0.1, burst=10)
+# A registration is two to four requests (the stages of User-Interactive Authentication).
+REGISTRATION_PER_ADDRESS = RateLimit("registration-address", per_second=0.2, burst=20)
+# Questions that could be used to list the users or to find a registration token.
+QUESTIONS_PER_ADDRESS = RateLimit("question-address", per_second=1, burst=30)
+# A token of 256 bits cannot be guessed: this only bounds the bill. A device refreshes about once an hour.
+REFRESH_PER_ADDRESS = RateLimit("refresh-address", per_second=2, burst=100)
+# People type less than one message a second; pasted series, files and bots with good reason reach ten.
+SENDING_PER_USER = RateLimit("send-user", per_second=10, burst=50)
+
+
+def take(bucket: str, *, per_second: float, burst: int) -> None:
+    """Take one request from a bucket. Raises LimitExceeded when it is empty; does nothing with RATE_LIMITS=off."""
+    if not settings().rate_limits:
+        return
+    interval = max(1, round(1000 / per_second))
+    now = time.time_ns() // 1_000_000
+    wait = limits.spend(bucket, now=now, interval=interval, tolerance=interval * (burst - 1))
+    if wait > 0:
+        raise LimitExceeded("Too many requests.", retry_after_ms=wait)
+
+
+def _take(limit: RateLimit, who: str) -> None:
+    take(f"{limit.name}/{who}", per_second=limit.per_second, burst=limit.burst)
+
+
+def network_of(address: str) -> str:
+    """What counts as one address: an IPv4 address, or the /64 that one IPv6 customer has at the least."""
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return address
+    if isinstance(parsed, ipaddress.IPv4Address):
+        return str(parsed)
+    if parsed.ipv4_mapped is not None:
+        return str(parsed.ipv4_mapped)
+    return str(ipaddress.ip_network((parsed, 64), strict=False))
+
+
+def take_login(address: str) -> None:
+    """One login from this address."""
+    _take(LOGIN_PER_ADDRESS, network_of(address))
+
+
+def take_password_guess(user_id: str) -> None:
+    """One check of a password of this account, which need not exist."""
+    _take(PASSWORD_PER_ACCOUNT, user_id)
+
+
+def take_registration(address: str) -> None:
+    """One request for a new account."""
+    _take(REGISTRATION_PER_ADDRESS, network_of(address))
+
+
+def take_question(address: str) -> None:
+    """One question about a user name or a registration token."""
+    _take(QUESTIONS_PER_ADDRESS, network_of(address))
+
+
+def take_refresh(address: str) -> None:
+    """One refresh of an access token."""
+    _take(REFRESH_PER_ADDRESS, network_of(address))
+
+
+def take_send(user_id: str) -> None:
+    """One event that a user sends."""
+    _take(SENDING_PER_USER, user_id)

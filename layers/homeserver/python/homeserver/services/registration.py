@@ -1,0 +1,211 @@
+"""New accounts: registration by people, by registration tokens, and by the operator's shared secret.
+
+Source: client-server API v1.19, "Account registration and management"; for the shared secret the documentation of
+Synapse's admin API ("Shared-Secret Registration"), which existing tools speak.
+"""
+
+import hashlib
+import hmac
+import secrets
+from collections.abc import Mapping
+from typing import Any
+
+from homeserver.matrix.errors import BadJson, Forbidden, InvalidParam, MatrixError, MissingParam
+from homeserver.matrix.identifiers import fits_identifier, is_valid_localpart
+from homeserver.services import rate_limits
+from homeserver.services.access_tokens import now_ms
+from homeserver.services.attempts import attempts
+from homeserver.services.login import DeviceRequest, Login, add_login
+from homeserver.services.passwords import check_new_password, hash_password
+from homeserver.services.user_interactive_auth import (
+    REGISTRATION_TOKEN_FACT,
+    Dummy,
+    Flows,
+    InteractionRequired,
+    Operation,
+    RegistrationTokenStage,
+    authorise,
+    is_configured_token,
+    is_stored_token,
+)
+from homeserver.settings import settings
+from homeserver.storage import registration_tokens, sessions
+from homeserver.storage.accounts import create_account, load_account
+from homeserver.storage.connection import Transaction, TransactionCancelled
+from homeserver.storage.profiles import create_profile
+
+_NONCE_SECONDS = 60
+_FLOWS: dict[str, Flows] = {"open": [[Dummy()]], "token": [[RegistrationTokenStage()]]}
+
+
+def check_username(username: str) -> str:
+    """The user ID that this name would have. Raises M_INVALID_USERNAME or M_USER_IN_USE."""
+    user_id = f"@{username}:{settings().server_name}"
+    if not is_valid_localpart(username) or not fits_identifier(user_id):
+        raise MatrixError(
+            "A user name consists of a-z, 0-9 and ._=-/+ and makes a user ID of at most 255 bytes.",
+            errcode="M_INVALID_USERNAME",
+        )
+    if load_account(user_id) is not None:
+        raise _in_use()
+    return user_id
+
+
+def _in_use() -> MatrixError:
+    return MatrixError("This user name is taken.", errcode="M_USER_IN_USE")
+
+
+def check_username_available(username: str | None, address: str) -> None:
+    """`GET /register/available`. Raises what check_username does, MissingParam, Forbidden if nobody can register."""
+    if username is None:
+        raise MissingParam("username is required.")
+    _check_open()
+    rate_limits.take_question(address)
+    check_username(username)
+
+
+def is_registration_token_valid(token: str | None, address: str) -> bool:
+    """Whether an account can be registered with this token now. Raises MissingParam, Forbidden, LimitExceeded."""
+    if token is None:
+        raise MissingParam("token is required.")
+    _check_open()
+    rate_limits.take_question(address)
+    return is_configured_token(token) or is_stored_token(token)
+
+
+def _check_open() -> None:
+    if settings().registration == "closed":
+        raise Forbidden("Nobody can register on this server.")
+
+
+def register(kind: str, body: Mapping[str, Any], address: str) -> tuple[str, Login | None]:
+    """Register an account with what `POST /register` takes: its user ID, and the login unless `inhibit_login`.
+
+    The account, its profile, its first device and the end of the authentication session are one transaction:
+    after a crash there is all of it or nothing.
+    Raises Forbidden (registration is closed, or `kind` is guest), M_INVALID_USERNAME, M_USER_IN_USE, M_WEAK_PASSWORD,
+    InteractionRequired, BadJson, MissingParam, LimitExceeded.
+    """
+    if kind == "guest":
+        raise Forbidden("This server has no guest accounts.", errcode="M_GUEST_ACCESS_FORBIDDEN")
+    if kind != "user":
+        raise InvalidParam("kind must be user or guest.")
+    _check_open()
+    username, password, inhibit = body.get("username"), body.get("password"), body.get("inhibit_login")
+    if not isinstance(username, str | None) or not isinstance(password, str | None):
+        raise BadJson("username and password must be strings.")
+    if not isinstance(inhibit, bool | None):
+        raise BadJson("inhibit_login must be a boolean.")
+    device = DeviceRequest.from_body(body, address)
+    rate_limits.take_registration(address)
+    # "Homeservers MUST perform the relevant checks and return these codes before performing User-Interactive
+    # Authentication."
+    user_id = check_username(username) if username is not None else _random_user_id()
+    if password is not None:
+        check_new_password(password)
+    flows = _FLOWS[settings().registration]
+    operation = Operation("POST /register", None, body, atomic=True)
+    authorisation = authorise(operation, flows)
+    if password is None:
+        raise MissingParam("password is required.")
+    password_hash = hash_password(password)
+    token = authorisation.facts.get(REGISTRATION_TOKEN_FACT)
+    for _ in attempts("This account"):
+        transaction = Transaction()
+        login = _add_account(transaction, user_id, password_hash, device=None if inhibit else device)
+        authorisation.consume(transaction)
+        if token is not None:
+            registration_tokens.use(transaction, token, now_ms())
+        try:
+            transaction.commit()
+        except TransactionCancelled as lost:
+            if lost.failed("account"):
+                raise _in_use() from lost
+            if lost.failed("session") or lost.failed("registration_token"):
+                spent = MatrixError("The session or the registration token was used up.", errcode="M_FORBIDDEN")
+                raise InteractionRequired.anew(operation, flows, spent) from lost
+            if not lost.conflict:
+                raise
+        else:
+            return user_id, login
+    raise AssertionError("unreachable: attempts() raises")
+
+
+def _random_user_id() -> str:
+    return f"@{secrets.token_hex(8)}:{settings().server_name}"
+
+
+def _add_account(
+    transaction: Transaction,
+    user_id: str,
+    password_hash: str,
+    *,
+    device: DeviceRequest | None,
+    admin: bool = False,
+    displayname: str | None = None,
+) -> Login | None:
+    create_account(transaction, user_id, password_hash=password_hash, admin=admin, now=now_ms())
+    create_profile(transaction, user_id, displayname or user_id[1:].partition(":")[0])
+    return add_login(transaction, user_id, device, new_user=True) if device is not None else None
+
+
+def new_nonce(address: str) -> str:
+    """A nonce for one registration by shared secret within a minute. Raises M_UNKNOWN if no secret is configured."""
+    _shared_secret()
+    rate_limits.take_question(address)
+    nonce = secrets.token_hex(32)
+    sessions.create_nonce(nonce, seconds=_NONCE_SECONDS)
+    return nonce
+
+
+def _shared_secret() -> bytes:
+    secret = settings().registration_shared_secret
+    if not secret:
+        raise MatrixError("Shared secret registration is not enabled")
+    return secret.encode()
+
+
+def register_by_shared_secret(body: Mapping[str, Any], address: str) -> tuple[str, Login | None]:
+    """`POST /_synapse/admin/v1/register`: an account, an administrator's too, for whoever knows the shared secret.
+
+    `mac` is the HMAC-SHA1, in hexadecimal, of nonce, user name, password, `admin` or `notadmin`, and the user type if
+    there is one, joined by NUL. Works whatever the registration policy.
+    Raises Forbidden for a wrong mac, M_UNKNOWN for an unknown nonce, and what registration raises.
+    """
+    secret = _shared_secret()
+    nonce, username, password, mac = (_text(body, name) for name in ("nonce", "username", "password", "mac"))
+    admin, user_type, displayname = body.get("admin"), body.get("user_type"), body.get("displayname")
+    if not isinstance(admin, bool | None) or not isinstance(body.get("inhibit_login"), bool | None):
+        raise BadJson("admin and inhibit_login must be booleans.")
+    if not isinstance(user_type, str | None) or not isinstance(displayname, str | None):
+        raise BadJson("user_type and displayname must be strings.")
+    # No limit of its own: an operator may register a whole school. Guesses are bounded by the nonces.
+    if not sessions.take_nonce(nonce):
+        raise MatrixError("The nonce is unknown, was used or has expired.")
+    parts = [nonce, username, password, "admin" if admin else "notadmin", *([user_type] if user_type else [])]
+    wanted = hmac.new(secret, "\0".join(parts).encode(), hashlib.sha1).hexdigest()
+    if any("\0" in part for part in parts) or not hmac.compare_digest(wanted.encode(), mac.encode()):
+        raise Forbidden("HMAC incorrect")
+    if user_type is not None:
+        raise InvalidParam("This server knows no user types.")
+    user_id = check_username(username)
+    check_new_password(password)
+    device = None if body.get("inhibit_login") else DeviceRequest(None, None, refreshable=False, address=address)
+    transaction = Transaction()
+    login = _add_account(
+        transaction, user_id, hash_password(password), device=device, admin=bool(admin), displayname=displayname
+    )
+    try:
+        transaction.commit()
+    except TransactionCancelled as lost:
+        raise _in_use() from lost
+    return user_id, login
+
+
+def _text(body: Mapping[str, Any], name: str) -> str:
+    value = body.get(name)
+    if value is None:
+        raise MissingParam(f"{name} is required.")
+    if not isinstance(value, str):
+        raise BadJson(f"{name} must be a string.")
+    return value

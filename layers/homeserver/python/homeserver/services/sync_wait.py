@@ -1,0 +1,330 @@
+"""The waiting half of `/sync`: check the token, look into the inbox, wait, have the answer built when there is news.
+
+Waiting is what a homeserver of functions is billed for, so this half runs in the smallest function and imports neither
+a web framework nor an AWS library. It knows no rooms: it compares the numbers of a sync token with those of the inbox,
+and leaves everything else to the function `sync_answer`.
+
+Source: client-server API v1.19, "Syncing" and "GET /_matrix/client/v3/sync"; `docs/architecture.md`.
+"""
+
+import json
+import os
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+from homeserver.adapters import slim_aws
+from homeserver.adapters.slim_aws import AwsError, FunctionFailed, dynamodb, in_parallel, invoke
+from homeserver.matrix.access_token import claimed_user, token_hash
+from homeserver.matrix.errors import LimitExceeded, MatrixError, MissingToken, UnknownToken
+from homeserver.matrix.ports import Waiter
+from homeserver.matrix.sync_token import SyncToken
+from homeserver.observability import current_meter, log
+from homeserver.settings import settings, table_name
+from homeserver.storage.inbox_shards import Inbox, parse_inbox, poll_request
+from homeserver.storage.sync_bases import base_request, parse_bases
+
+LONGEST_WAIT = 25.0  # seconds; API Gateway gives up at 30
+ANSWER_TIME = 4.0  # seconds of the invocation that waiting leaves, so that late news can still be answered
+WAITS_PER_USER = 20  # requests of one user that may wait at the same time
+LEASE_SECONDS = 60  # after which a wait that never said goodbye no longer counts
+EPOCH_SECONDS = 60.0  # for which the store's epoch is remembered: sync_answer compares it with the real one
+_LONGEST_PAUSE = 5.0  # seconds between two questions to a sync_answer that sees nothing of the news yet
+_RETRY_AFTER_MS = 5_000
+
+
+@dataclass(frozen=True, slots=True)
+class SyncRequest:
+    """What a client asks of `/sync`. `timeout` in seconds; `query` are the parameters that have no field here."""
+
+    access_token: str | None
+    since: str | None = None
+    timeout: float = 0.0
+    full_state: bool = False
+    filter: str | None = None
+    set_presence: str = "online"
+    use_state_after: bool = False
+    query: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class SyncAnswer:
+    """Status and JSON text of an answer. `empty`: it tells nothing but `next_batch`."""
+
+    status: int
+    body: str
+    empty: bool = False
+    next_batch: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """Where the loop takes its time from, in seconds: tests bring their own."""
+
+    monotonic: Callable[[], float] = time.monotonic
+    wall: Callable[[], float] = time.time
+    sleep: Callable[[float], None] = time.sleep
+
+
+CLOCK = Clock()
+
+
+@dataclass(frozen=True, slots=True)
+class _Device:
+    user_id: str
+    device_id: str
+
+
+def wait_for_news(
+    request: SyncRequest, *, remaining: float, waiter: Waiter | None = None, clock: Clock = CLOCK
+) -> SyncAnswer:
+    """The answer of `/sync`: at once if there is something to tell, else when there is or the time is over.
+
+    `remaining` is how many seconds this invocation may still take. Without `since` or `timeout`, and with
+    `full_state`, the answer is built at once. A token of an older epoch, or one whose base is gone, is news by itself.
+    Raises MissingToken or UnknownToken (401); InvalidParam for a `since` that is no token, or another user's, of this
+    server; LimitExceeded when the user has too many waiting requests; MatrixError (500) when no answer can be built.
+    """
+    ends = clock.monotonic() + remaining
+    patient = request.since is not None and request.timeout > 0 and not request.full_state
+    if patient:
+        device, inbox, epoch = _read_all(request.access_token, clock)
+    else:
+        device, inbox, epoch = _device_of(_claim(request.access_token), clock), Inbox(), None
+    if request.since is None:
+        return _build(request, device, None, ends - clock.monotonic())
+    told = _told(request.since, device)
+    latest = request.since
+    if not patient or told is None or told.epoch != epoch or is_ahead(inbox, told):
+        answer = _build(request, device, latest, ends - clock.monotonic())
+        told = _told(answer.next_batch, device) if patient and answer.empty else None
+        if told is None:
+            return answer
+        latest = answer.next_batch
+    deadline = min(ends - remaining + min(request.timeout, LONGEST_WAIT), ends - ANSWER_TIME)
+    waiter = waiter or PollingWaiter(clock)
+    with _lease(device.user_id, clock) if settings().rate_limits else nullcontext():
+        pause = 0.0
+        while waiter.news(device.user_id, told, seconds=deadline - clock.monotonic()):
+            try:
+                answer = _build(request, device, latest, ends - clock.monotonic())
+            except TimeoutError:
+                break  # the news came late: the client's next request has all the time again
+            told = _told(answer.next_batch, device) if answer.empty else None
+            if told is None:
+                return answer
+            # Nothing was told and nothing counted as told: sync_answer does not see yet what the inbox announces.
+            pause = min(max(2 * pause, _poll_seconds()), _LONGEST_PAUSE) if answer.next_batch == latest else 0.0
+            latest = answer.next_batch
+            if pause and deadline > clock.monotonic():
+                clock.sleep(min(pause, deadline - clock.monotonic()))
+    return SyncAnswer(200, json.dumps({"next_batch": latest}), empty=True, next_batch=latest)
+
+
+def is_ahead(inbox: Inbox, told: SyncToken) -> bool:
+    """Whether an inbox announces anything that a token (complete, without a base) was not told.
+
+    Looks may go backwards, as they are eventually consistent: what is behind the token is no news.
+    """
+    return any(
+        state.position > told.positions.get(slot, 0) or state.ephemeral > told.ephemeral.get(slot, 0)
+        for slot, state in inbox.slots.items()
+    ) or any(number > told.streams.get(name, 0) for name, number in inbox.streams.items())
+
+
+@dataclass(slots=True)
+class PollingWaiter:
+    """Waits by looking: one Query each `SYNC_POLL_MS`, a tenth more or less so that waits do not fall into step."""
+
+    clock: Clock = CLOCK
+
+    def news(self, user_id: str, told: SyncToken, *, seconds: float) -> bool:
+        """Whether the inbox got ahead of the token within the time; the last look is at its end."""
+        deadline = self.clock.monotonic() + seconds
+        seen: list[Any] | None = None
+        while (left := deadline - self.clock.monotonic()) > 0:
+            pause = _poll_seconds() * random.uniform(0.9, 1.1)  # noqa: S311 - jitter, not a secret
+            self.clock.sleep(min(pause, left))
+            items = _poll(user_id)
+            # Comparing what came is much cheaper than taking it apart, and mostly it is the same as before.
+            if items != seen and is_ahead(parse_inbox(items), told):
+                return True
+            seen = items
+        return False
+
+
+def _poll_seconds() -> float:
+    return settings().sync_poll_ms / 1000
+
+
+def _poll(user_id: str) -> list[Any]:
+    request = poll_request(user_id)
+    items: list[Any] = []
+    while True:
+        answer = dynamodb("Query", request)
+        items += answer["Items"]
+        if "LastEvaluatedKey" not in answer:
+            return items
+        request["ExclusiveStartKey"] = answer["LastEvaluatedKey"]
+
+
+def _told(text: str, device: _Device) -> SyncToken | None:
+    """A token with all its positions, or None when its base is unknown. Raises InvalidParam."""
+    token = SyncToken.decode(text, user_id=device.user_id)
+    if not token.base:
+        return token
+    bases = parse_bases(dynamodb("GetItem", base_request(device.user_id, device.device_id)).get("Item"))
+    return token.with_base(bases[token.base]) if token.base in bases else None
+
+
+# ── Who asks ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _claim(token: str | None) -> tuple[str, str]:
+    """An access token and the user that it claims to be of."""
+    if not token:
+        raise MissingToken("An access token is needed.")
+    claimed = claimed_user(token, settings().server_name)
+    if claimed is None:
+        raise UnknownToken("This is no access token of this server.")
+    return token, claimed
+
+
+def _read_all(access_token: str | None, clock: Clock) -> tuple[_Device, Inbox, int | None]:
+    """Requester, inbox and epoch in one round: the inbox of whom the token claims, used once the claim holds."""
+    claim = _claim(access_token)
+    calls: list[Callable[[], Any]] = [lambda: _device_of(claim, clock), lambda: parse_inbox(_poll(claim[1]))]
+    if _known_epoch is None or clock.monotonic() >= _known_epoch[1]:
+        calls.append(lambda: _read_epoch(clock))
+    device, inbox, *_ = in_parallel(*calls)
+    return device, inbox, _known_epoch[0] if _known_epoch else None
+
+
+def _device_of(claim: tuple[str, str], clock: Clock) -> _Device:
+    """The device of an access token, by the rules and the records of services.access_tokens."""
+    token, claimed = claim
+    key = {"hash": {"S": token_hash(token)}}
+    request = {"TableName": table_name("TOKENS"), "Key": key, "ConsistentRead": True}
+    record = dynamodb("GetItem", request).get("Item")
+    if record is None or record["kind"]["S"] != "access" or record["user"]["S"] != claimed:
+        raise UnknownToken("This access token is unknown or was revoked.")
+    if "valid_until" in record and int(record["valid_until"]["N"]) <= clock.wall() * 1000:
+        raise UnknownToken("This access token has expired.", extra={"soft_logout": True})
+    if record.get("unused", {}).get("BOOL"):
+        _mark_used(key)
+    return _Device(claimed, record["device"]["S"])
+
+
+def _mark_used(key: Mapping[str, Any]) -> None:
+    """A token that a refresh made is shown for the first time: the pair before it is over."""
+    try:
+        dynamodb(
+            "UpdateItem",
+            {
+                "TableName": table_name("TOKENS"),
+                "Key": key,
+                "UpdateExpression": "REMOVE #unused",
+                "ConditionExpression": "attribute_exists(#hash)",
+                "ExpressionAttributeNames": {"#unused": "unused", "#hash": "hash"},
+            },
+        )
+    except AwsError as error:
+        if error.code != "ConditionalCheckFailedException":
+            raise
+        raise UnknownToken("This access token was revoked.") from error
+
+
+# The store's epoch, and the monotonic second until which it is taken from here.
+_known_epoch: tuple[int, float] | None = None
+
+
+def forget_epoch() -> None:
+    """Read the epoch again on the next request."""
+    global _known_epoch  # noqa: PLW0603 - one small cache a process
+    _known_epoch = None
+
+
+def _read_epoch(clock: Clock) -> None:
+    global _known_epoch  # noqa: PLW0603 - one small cache a process
+    item = dynamodb("GetItem", {"TableName": table_name("SERVER"), "Key": {"k": {"S": "identity"}}}).get("Item")
+    _known_epoch = (int(item["epoch"]["N"]), clock.monotonic() + EPOCH_SECONDS) if item else None
+
+
+# ── Who answers ──────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _build(request: SyncRequest, device: _Device, since: str | None, seconds: float) -> SyncAnswer:
+    """What the function `sync_answer` answers. Raises MatrixError (500) if it fails, TimeoutError if it is slow."""
+    payload = {
+        "user_id": device.user_id,
+        "device_id": device.device_id,
+        "since": since,
+        "filter": request.filter,
+        "full_state": request.full_state,
+        "set_presence": request.set_presence,
+        "use_state_after": request.use_state_after,
+        "query": dict(request.query),
+    }
+    try:
+        reply = invoke(os.environ["SYNC_ANSWER_FUNCTION"], payload, seconds=max(1.0, seconds - 0.5))
+        answer = SyncAnswer(reply["status"], reply["body"], bool(reply.get("empty")), reply.get("next_batch") or "")
+    except (FunctionFailed, AwsError, KeyError, TypeError) as error:
+        log.exception("sync_answer gave no answer")
+        raise MatrixError("The answer could not be built.", status=500) from error
+    _add_to_meter(reply.get("meter"))
+    return answer
+
+
+def _add_to_meter(consumed: Mapping[str, float] | None) -> None:
+    """Count what building the answer consumed, where sync_answer says so, as part of this request."""
+    meter = current_meter()
+    if meter is None or consumed is None:
+        return
+    meter.rounds += int(consumed.get("rounds", 0))
+    meter.calls += int(consumed.get("calls", 0))
+    meter.rru += consumed.get("rru", 0.0)
+    meter.wru += consumed.get("wru", 0.0)
+    if slim_aws.transport is None:  # else it ran in this very thread, whose time is counted already
+        meter.cpu_started -= consumed.get("cpu", 0.0) / 1000
+
+
+# ── How many may wait ────────────────────────────────────────────────────────────────────────────────────
+
+
+@contextmanager
+def _lease(user_id: str, clock: Clock) -> Iterator[None]:
+    """A place among the user's waiting requests: `LIMITS`, bucket `wait/<user>`, one attribute a request.
+
+    An attribute holds the second at which it stops counting, so a place that a crash left behind frees itself.
+    Raises LimitExceeded when all places are taken.
+    """
+    mine = f"w{os.urandom(6).hex()}"
+    now = int(clock.wall())
+    until = {"N": str(now + LEASE_SECONDS)}
+    item = _update_leases(
+        user_id,
+        UpdateExpression="SET #mine = :until, #expires = :until",
+        ExpressionAttributeNames={"#mine": mine, "#expires": "expires"},
+        ExpressionAttributeValues={":until": until},
+        ReturnValues="ALL_NEW",
+    )["Attributes"]
+    leases = {name: int(value["N"]) for name, value in item.items() if name[0] == "w"}
+    over = [mine, *(name for name, end in leases.items() if end <= now)]
+    try:
+        if len(leases) - len(over) + 1 > WAITS_PER_USER:
+            raise LimitExceeded("Too many requests of this user are waiting.", retry_after_ms=_RETRY_AFTER_MS)
+        yield
+    finally:
+        names = {f"#l{number}": name for number, name in enumerate(over)}
+        try:
+            _update_leases(user_id, UpdateExpression=f"REMOVE {', '.join(names)}", ExpressionAttributeNames=names)
+        except (AwsError, OSError):
+            log.exception("a place among the waiting requests was not given back; it frees itself")
+
+
+def _update_leases(user_id: str, **update: Any) -> dict[str, Any]:
+    key = {"bucket": {"S": f"wait/{user_id}"}}
+    return dynamodb("UpdateItem", {"TableName": table_name("LIMITS"), "Key": key, **update})

@@ -1,0 +1,124 @@
+"""What a user may read of a room.
+
+Source: client-server API v1.19, "Room History Visibility".
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from homeserver.matrix import state_tree
+from homeserver.matrix.errors import Forbidden
+from homeserver.matrix.history_visibility import ReaderState, can_see_event, visibility_of
+from homeserver.services.send_event import NOT_IN_ROOM
+from homeserver.storage.connection import batch_get
+from homeserver.storage.room_items import EventRecord, LocalMember
+from homeserver.storage.rooms import RoomView, fetch_state_events, load_room
+from homeserver.storage.state_nodes import StateNodes
+from homeserver.storage.timeline import Entry, read_entry
+
+_VISIBILITY = ("m.room.history_visibility", "")
+
+
+@dataclass(slots=True)
+class Reader:
+    """A local user who reads a room, with what is known about them there."""
+
+    user_id: str
+    view: RoomView
+    row: LocalMember | None
+    _states: dict[bytes, ReaderState] = field(default_factory=dict)
+
+    @property
+    def is_joined(self) -> bool:
+        return self.row is not None and self.row.membership == "join"
+
+    @property
+    def last_position(self) -> int:
+        """The last position that the user may have seen: the head for a member, where they left for others."""
+        if self.row is not None and not self.is_joined and self.row.left_at is not None:
+            return int(self.row.left_at)
+        return int(self.view.head.position)
+
+    def was_there(self, position: int) -> bool:
+        """Whether the position lies in the user's last stay in the room."""
+        if self.row is None or self.row.joined_since is None or position < self.row.joined_since:
+            return False
+        return self.row.left_at is None or position <= self.row.left_at
+
+    def visible(self, entries: Sequence[Entry]) -> list[Entry]:
+        """Those of the entries that the user may see; markers are never among them.
+
+        Entries of the user's last stay need no read. For the others, the state at each is looked up: one round a
+        level of the tree for all of them, and one for the events.
+        """
+        unsure = [entry for entry in entries if entry.pdu is not None and not self.was_there(entry.position)]
+        before = self._own_state_before(unsure)
+        self._learn({entry.own_root for entry in unsure} | set(before.values()))
+        return [entry for entry in entries if entry.pdu is not None and self._can_see(entry, before)]
+
+    def _can_see(self, entry: Entry, before: dict[int, bytes]) -> bool:
+        if self.was_there(entry.position):
+            return True
+        after = self._states[entry.own_root]
+        joined_since = self.row is not None and self.row.joined_since is not None
+        later = joined_since and self.row is not None and int(self.row.joined_since or 0) > entry.position
+        earlier = self._states[before[entry.position]] if entry.position in before else after
+        return can_see_event(earlier, after, joined_since=later)
+
+    def _own_state_before(self, entries: Iterable[Entry]) -> dict[int, bytes]:
+        """The state before each event for which it matters: for others it says the same as the state after."""
+        special = {_VISIBILITY, ("m.room.member", self.user_id)}
+        wanted = {
+            entry.event_id: entry.position
+            for entry in entries
+            if entry.pdu is not None and (entry.pdu["type"], entry.pdu.get("state_key")) in special
+        }
+        found = batch_get([(EventRecord, event_id, None) for event_id in wanted], consistent=False) if wanted else {}
+        return {
+            wanted[record.event_id]: bytes(record.state_before)
+            for record in found.values()
+            if record.state_before is not None
+        }
+
+    def _learn(self, roots: set[bytes]) -> None:
+        member = ("m.room.member", self.user_id)
+        missing = roots - self._states.keys()
+        if not missing:
+            return
+        nodes = StateNodes(self.view.room_id)
+        ids = {root: state_tree.get_many(nodes, root, [_VISIBILITY, member]) for root in missing}
+        wanted = {event_id for found in ids.values() for event_id in found.values()}
+        events = fetch_state_events(self.view.room_id, wanted, self.view.rules) if wanted else {}
+        for root, found in ids.items():
+            setting = events[found[_VISIBILITY]].event.content if _VISIBILITY in found else None
+            membership = events[found[member]].event.content.get("membership") if member in found else "leave"
+            self._states[root] = ReaderState(visibility_of(setting), str(membership))
+
+
+def reader_of(user_id: str, room_id: str) -> Reader:
+    """The user as a reader of the room.
+
+    Raises Forbidden for a room that does not exist, that the user was never in and that is not open to the world, or
+    that the user has forgotten.
+    """
+    view, _ = load_room(room_id, [_VISIBILITY], local_users=[user_id])
+    if view is None:
+        raise Forbidden(NOT_IN_ROOM)
+    row = view.locals.get(user_id)
+    was_member = row is not None and row.joined_since is not None and row.forgotten is None
+    if not was_member:
+        setting = view.event(*_VISIBILITY)
+        if visibility_of(setting.content if setting else None) != "world_readable":
+            raise Forbidden(NOT_IN_ROOM)
+    return Reader(user_id, view, row)
+
+
+def root_for(reader: Reader) -> bytes | None:
+    """The root of the state that the reader may see whole: None for the current one, which rows show."""
+    if reader.is_joined or reader.row is None or reader.row.left_at is None:
+        return None
+    setting = reader.view.event(*_VISIBILITY)
+    if visibility_of(setting.content if setting else None) == "world_readable":
+        return None
+    entry = read_entry(reader.view.room_id, int(reader.row.left_at))
+    return entry.room_root if entry else None

@@ -1,0 +1,366 @@
+"""PynamoDB on the process's one botocore session, with the cost meter on every call."""
+
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from functools import cache
+from typing import Any, Self, TypeVar
+
+from pynamodb.connection import Connection, TableConnection
+from pynamodb.connection.base import MetaTable
+from pynamodb.exceptions import CancellationReason, TransactWriteError
+from pynamodb.expressions.condition import Condition
+from pynamodb.expressions.update import Action
+from pynamodb.models import Model
+
+from homeserver.adapters import aws
+from homeserver.observability import count_call, current_meter, one_round
+
+ItemType = TypeVar("ItemType", bound="Item")
+BATCH_GET_LIMIT = 100  # keys in one BatchGetItem
+_BATCH_TRIES = 8
+
+
+class StoreConnection(Connection):
+    """PynamoDB's connection with our client under it and the meter beside it."""
+
+    @property
+    def client(self) -> Any:
+        return aws.client("dynamodb")
+
+    def know_table(self, table: MetaTable) -> None:
+        """Take up a table's keys. Several models share a table; all of them know the same keys."""
+        if table.table_name not in self._tables:
+            self.add_meta_table(table)
+
+    def _make_api_call(self, operation_name: str, operation_kwargs: dict[str, Any]) -> dict[str, Any]:
+        answer: dict[str, Any] = super()._make_api_call(operation_name, operation_kwargs)
+        if current_meter() is not None:
+            count_call(rru=_read_units(operation_kwargs, answer), wru=_write_units(operation_name, answer))
+        return answer
+
+
+@cache
+def connection() -> StoreConnection:
+    """The connection that all models share."""
+    return StoreConnection(region="us-east-1")  # the client decides the region; PynamoDB only wants a value
+
+
+class Item(Model):
+    """Base of all items: shares the connection, and reads an absent item as None."""
+
+    @classmethod
+    def _get_connection(cls) -> TableConnection:
+        table = super()._get_connection()
+        if table.connection is not connection():
+            connection().know_table(table.get_meta_table())
+            table.connection = connection()
+        return table
+
+    @classmethod
+    def fetch(cls, hash_key: Any, range_key: Any = None, *, consistent: bool = True) -> Self | None:
+        """The item under this key, or None."""
+        data = cls._get_connection().get_item(hash_key, range_key=range_key, consistent_read=consistent)
+        raw = data.get("Item")
+        return cls.from_raw_data(raw) if raw else None
+
+    @classmethod
+    def raw_key(cls, hash_key: Any, range_key: Any = None) -> dict[str, Any]:
+        """The key in DynamoDB's notation."""
+        hash_value, range_value = cls._serialize_keys(hash_key, range_key)
+        types = {attribute.attr_name: attribute.attr_type for attribute in cls.get_attributes().values()}
+        hash_name, range_name = _key_attributes(cls)
+        key = {hash_name: {types[hash_name]: hash_value}}
+        if range_name is not None:
+            key[range_name] = {types[range_name]: range_value}
+        return key
+
+
+Key = tuple[type[Item], Any, Any]  # model, partition key, sort key (None where the table has none)
+
+
+def batch_get(keys: Sequence[Key], *, consistent: bool) -> dict[Key, Any]:
+    """The items that exist among these keys, of any tables, in one round per 100 keys (several at once).
+
+    Reads are read-committed each for itself: the answer is no snapshot.
+    """
+    found: dict[Key, Any] = {}
+    unique = list(dict.fromkeys(keys))
+    chunks = [unique[i : i + BATCH_GET_LIMIT] for i in range(0, len(unique), BATCH_GET_LIMIT)]
+    for part in in_parallel(*[lambda chunk=chunk: _batch_get(chunk, consistent) for chunk in chunks]):
+        found.update(part)
+    return found
+
+
+def batch_get_raw(
+    model: type[Item], keys: Sequence[tuple[Any, Any]], *, consistent: bool
+) -> dict[tuple[Any, Any], dict[str, Any]]:
+    """Items of one table in DynamoDB's JSON, by (partition key, sort key): for reads that are many and hot."""
+    hash_name, range_name = _key_attributes(model)
+    found: dict[tuple[Any, Any], dict[str, Any]] = {}
+    chunks = [list(keys[i : i + BATCH_GET_LIMIT]) for i in range(0, len(keys), BATCH_GET_LIMIT)]
+    table = model.Meta.table_name
+    for rows in in_parallel(
+        *[
+            lambda chunk=chunk: _batch_rows({table: [model.raw_key(*key) for key in chunk]}, consistent)
+            for chunk in chunks
+        ]
+    ):
+        for _, row in rows:
+            found[next(iter(row[hash_name].values())), next(iter(row[range_name or hash_name].values()))] = row
+    return found
+
+
+def _batch_get(keys: Sequence[Key], consistent: bool) -> dict[Key, Any]:
+    wanted: dict[tuple[str, ...], Key] = {}
+    request: dict[str, list[dict[str, Any]]] = {}
+    for key in keys:
+        model, hash_key, range_key = key
+        table = model.Meta.table_name
+        raw = model.raw_key(hash_key, range_key)
+        wanted[_identity(table, raw, model)] = key
+        request.setdefault(table, []).append(raw)
+    model_of = {key[0].Meta.table_name: key[0] for key in keys}  # any model of a table knows its key names
+    found: dict[Key, Any] = {}
+    for table, row in _batch_rows(request, consistent):
+        key = wanted[_identity(table, row, model_of[table])]
+        found[key] = key[0].from_raw_data(row)
+    return found
+
+
+def _batch_rows(keys: Mapping[str, list[dict[str, Any]]], consistent: bool) -> list[tuple[str, dict[str, Any]]]:
+    request: Any = {table: {"Keys": raw, "ConsistentRead": consistent} for table, raw in keys.items()}
+    rows: list[tuple[str, dict[str, Any]]] = []
+    for attempt in range(_BATCH_TRIES):
+        answer = connection().dispatch("BatchGetItem", {"RequestItems": request})
+        rows += [(table, row) for table, found in answer["Responses"].items() for row in found]
+        request = answer.get("UnprocessedKeys") or {}
+        if not request:
+            return rows
+        time.sleep(random.uniform(0, 0.05 * 2**attempt))  # noqa: S311 - jitter, not a secret
+    raise TimeoutError("the store did not answer all keys of a batch")
+
+
+def _identity(table: str, raw: Mapping[str, Any], model: type[Item]) -> tuple[Any, ...]:
+    hash_name, range_name = _key_attributes(model)
+    return (table, *(next(iter(raw[name].values())) for name in (hash_name, range_name) if name))
+
+
+@cache
+def _key_attributes(model: type[Item]) -> tuple[str, str | None]:
+    """The names of partition and sort key in the table."""
+    attributes = model.get_attributes().values()
+    hash_name = next(attribute.attr_name for attribute in attributes if attribute.is_hash_key)
+    range_name = next((attribute.attr_name for attribute in attributes if attribute.is_range_key), None)
+    return hash_name, range_name
+
+
+def query_range(
+    model: type[ItemType],
+    hash_key: Any,
+    prefix: str | None = None,
+    *,
+    low: Any = None,
+    high: Any = None,
+    consistent: bool,
+    descending: bool = False,
+    limit: int | None = None,
+) -> list[ItemType]:
+    """Items of one partition in the order of their sort keys: all, those with a prefix, or those from low to high.
+
+    `limit` bounds how many are returned. Each further page of 1 MB is one more round.
+    """
+    raw = query_raw(
+        model,
+        hash_key,
+        prefix if low is None else low,
+        None if prefix is None and high is None else (high if prefix is None else prefix + "\U0010ffff"),
+        consistent=consistent,
+        descending=descending,
+        limit=limit,
+    )
+    return [model.from_raw_data(item) for item in raw]
+
+
+def query_raw(
+    model: type[Item],
+    hash_key: Any,
+    low: Any,
+    high: Any,
+    *,
+    consistent: bool,
+    descending: bool = False,
+    limit: int | None = None,
+) -> list[dict[str, Any]]:
+    """The same in DynamoDB's JSON, for partitions that hold items of several kinds; `model` knows their keys."""
+    hash_name, range_name = _key_attributes(model)
+    types = {attribute.attr_name: attribute.attr_type for attribute in model.get_attributes().values()}
+    condition, names = "#h = :h", {"#h": hash_name}
+    values: dict[str, Any] = {":h": {types[hash_name]: hash_key}}
+    if low is not None and range_name is not None:
+        condition += " AND #r BETWEEN :low AND :high"
+        names["#r"] = range_name
+        values[":low"], values[":high"] = (
+            {types[range_name]: str(bound) if types[range_name] == "N" else bound} for bound in (low, high)
+        )
+    request: dict[str, Any] = {
+        "TableName": model.Meta.table_name,
+        "KeyConditionExpression": condition,
+        "ExpressionAttributeNames": names,
+        "ExpressionAttributeValues": values,
+        "ConsistentRead": consistent,
+        "ScanIndexForward": not descending,
+    }
+    items: list[dict[str, Any]] = []
+    while True:
+        if limit is not None:
+            request["Limit"] = limit - len(items)
+        answer = connection().dispatch("Query", dict(request))
+        items += answer["Items"]
+        if "LastEvaluatedKey" not in answer or (limit is not None and len(items) >= limit):
+            return items
+        request["ExclusiveStartKey"] = answer["LastEvaluatedKey"]
+
+
+_pool = ThreadPoolExecutor(max_workers=8, thread_name_prefix="read")
+
+
+def in_parallel(*calls: Callable[[], Any]) -> list[Any]:
+    """The results of calls that do not depend on each other, made at the same time: one sequential round."""
+    with one_round():
+        if len(calls) <= 1 or aws.calls_stay_in_process:
+            return [call() for call in calls]
+        return [future.result() for future in [_pool.submit(copy_context().run, call) for call in calls]]
+
+
+class TransactionCancelled(Exception):
+    """A write transaction that did not happen, with the reason of each labelled item.
+
+    `conflict` says that another transaction was in flight on the same items: nothing is known about them.
+    """
+
+    def __init__(self, reasons: Mapping[str, CancellationReason], *, conflict: bool) -> None:
+        super().__init__(", ".join(f"{label}: {reason.code}" for label, reason in reasons.items()) or "conflict")
+        self.reasons = reasons
+        self.conflict = conflict
+
+    def failed(self, label: str) -> bool:
+        """Whether the condition of this item was false."""
+        reason = self.reasons.get(label)
+        return reason is not None and reason.code == "ConditionalCheckFailed"
+
+
+_TRANSIENT = {"TransactionConflict", "ThrottlingError", "ProvisionedThroughputExceeded"}
+
+
+class Transaction:
+    """Writes that happen together or not at all: at most 100 items, 4 MB, one write an item.
+
+    DynamoDB answers a cancelled transaction with reasons in the order in which the library grouped the items
+    (checks, deletes, puts, updates); labels give them back their names.
+    """
+
+    def __init__(self) -> None:
+        self._groups: dict[str, list[tuple[str, dict[str, Any]]]] = {
+            g: [] for g in ("check", "delete", "put", "update")
+        }
+
+    def __len__(self) -> int:
+        return sum(len(group) for group in self._groups.values())
+
+    def check(self, label: str, model: type[Item], hash_key: Any, range_key: Any, condition: Condition) -> None:
+        kwargs = model.get_operation_kwargs_from_class(hash_key, range_key=range_key, condition=condition)
+        self._groups["check"].append((label, kwargs))
+
+    def delete(self, label: str, item: Item, condition: Condition | None = None) -> None:
+        self._groups["delete"].append((label, item.get_delete_kwargs_from_instance(condition=condition)))
+
+    def put(self, label: str, item: Item, condition: Condition | None = None) -> None:
+        kwargs = item.get_save_kwargs_from_instance(condition=condition, return_values_on_condition_failure="ALL_OLD")
+        self._groups["put"].append((label, kwargs))
+
+    def update(self, label: str, item: Item, actions: Sequence[Action], condition: Condition | None = None) -> None:
+        kwargs = item.get_update_kwargs_from_instance(
+            actions=list(actions), condition=condition, return_values_on_condition_failure="ALL_OLD"
+        )
+        self._groups["update"].append((label, kwargs))
+
+    def update_raw(self, label: str, kwargs: dict[str, Any]) -> None:
+        """An update written out by hand, for items whose attribute names are made at run time."""
+        self._groups["update"].append((label, {**kwargs, "ReturnValuesOnConditionCheckFailure": "ALL_OLD"}))
+
+    def commit(self) -> None:
+        """Write everything. Raises TransactionCancelled and then nothing was written."""
+        try:
+            connection().transact_write_items(
+                condition_check_items=[kwargs for _, kwargs in self._groups["check"]],
+                delete_items=[kwargs for _, kwargs in self._groups["delete"]],
+                put_items=[kwargs for _, kwargs in self._groups["put"]],
+                update_items=[kwargs for _, kwargs in self._groups["update"]],
+            )
+        except TransactWriteError as error:
+            reasons = list(error.cancellation_reasons)
+            if not reasons and error.cause_response_code != "TransactionInProgressException":
+                raise
+            labels = [label for group in self._groups.values() for label, _ in group]
+            named = {label: r for label, r in zip(labels, reasons, strict=False) if r}
+            if any(reason.code not in _TRANSIENT | {"ConditionalCheckFailed"} for reason in named.values()):
+                raise
+            raise TransactionCancelled(
+                named, conflict=not named or any(reason.code in _TRANSIENT for reason in named.values())
+            ) from error
+
+
+def _read_units(request: Mapping[str, Any], answer: Mapping[str, Any]) -> float:
+    """Read request units by DynamoDB's rules, from the sizes of what was read (an emulator reports none)."""
+    if "Responses" in answer:  # BatchGetItem: each item for itself
+        units = 0.0
+        for table, rows in answer["Responses"].items():
+            wanted = request["RequestItems"].get(table, {})
+            factor = 1.0 if wanted.get("ConsistentRead") else 0.5
+            missing = max(0, len(wanted.get("Keys", ())) - len(rows))
+            units += factor * (sum(-(-item_bytes(row) // 4096) or 1 for row in rows) + missing)
+        return units
+    factor = 1.0 if request.get("ConsistentRead") else 0.5
+    if "Items" in answer:  # Query, Scan: the sum, rounded once
+        return factor * max(1, -(-sum(item_bytes(row) for row in answer["Items"]) // 4096))
+    if request.get("Key") is not None and "UpdateExpression" not in request and "Attributes" not in answer:
+        return factor * max(1, -(-item_bytes(answer.get("Item") or {}) // 4096))
+    return 0.0
+
+
+_WRITES = {"PutItem", "UpdateItem", "DeleteItem", "TransactWriteItems", "BatchWriteItem"}
+
+
+def _write_units(operation: str, answer: Mapping[str, Any]) -> float:
+    if operation not in _WRITES:
+        return 0.0
+    consumed = answer.get("ConsumedCapacity") or []
+    entries = consumed if isinstance(consumed, list) else [consumed]
+    return float(sum(entry.get("CapacityUnits", 0) for entry in entries))
+
+
+def item_bytes(item: Mapping[str, Any]) -> int:
+    """The size of an item as DynamoDB bills it: names and values, in bytes."""
+    return sum(len(name) + _value_bytes(value) for name, value in item.items())
+
+
+def _value_bytes(value: Mapping[str, Any]) -> int:
+    ((kind, content),) = value.items()
+    match kind:
+        case "S":
+            return len(content.encode())
+        case "N":
+            return len(content) // 2 + 2
+        case "B":
+            return len(content)
+        case "SS" | "NS" | "BS":
+            return sum(len(entry) for entry in content)
+        case "M":
+            return 3 + sum(len(name) + 1 + _value_bytes(entry) for name, entry in content.items())
+        case "L":
+            return 3 + sum(1 + _value_bytes(entry) for entry in content)
+        case _:
+            return 1

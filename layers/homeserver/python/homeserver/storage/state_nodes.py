@@ -1,0 +1,84 @@
+"""Nodes of state trees in DynamoDB: immutable, so whatever was read or written once is never read again."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from homeserver.storage.connection import batch_get, connection, in_parallel
+from homeserver.storage.room_items import TreeNode
+
+_CACHED_NODES = 4096  # about 8 MB of the largest nodes a room of 50,000 entries reads again and again
+_BATCH_WRITE_LIMIT = 25
+
+_cache: dict[tuple[str, bytes], bytes] = {}
+
+
+def _remember(room_id: str, nodes: Mapping[bytes, bytes]) -> None:
+    for node_id, data in nodes.items():
+        _cache[room_id, node_id] = data
+    while len(_cache) > _CACHED_NODES:
+        # Oldest first; another thread of the local run may have taken the same one.
+        _cache.pop(next(iter(_cache)), None)
+
+
+class StateNodes:
+    """The nodes of one room, and the new ones of a commit that is being prepared."""
+
+    def __init__(self, room_id: str) -> None:
+        self.room_id = room_id
+        self.new: dict[bytes, bytes] = {}
+
+    def get_many(self, ids: Iterable[bytes]) -> Mapping[bytes, bytes]:
+        """Nodes by ID: one round for those not known yet, a second for any that an eventual read missed.
+
+        Raises KeyError for a node that does not exist.
+        """
+        found: dict[bytes, bytes] = {}
+        missing = []
+        for node_id in ids:
+            data = self.new.get(node_id) or _cache.get((self.room_id, node_id))
+            if data is None:
+                missing.append(node_id)
+            else:
+                found[node_id] = data
+        for consistent in (False, True):
+            if not missing:
+                return found
+            read = {
+                key[2]: bytes(node.data)
+                for key, node in batch_get(
+                    [(TreeNode, self.room_id, node_id) for node_id in missing], consistent=consistent
+                ).items()
+            }
+            _remember(self.room_id, read)
+            found.update(read)
+            missing = [node_id for node_id in missing if node_id not in read]
+        if missing:
+            raise KeyError(f"state node {missing[0].hex()} of {self.room_id} does not exist")
+        return found
+
+    def add(self, nodes: Mapping[bytes, bytes]) -> None:
+        """Take up nodes that a change of the tree made."""
+        self.new.update(nodes)
+
+    def write(self) -> None:
+        """Store the new nodes. They come before the commit that names them; an orphan does no harm."""
+        fresh = {node_id: data for node_id, data in self.new.items() if (self.room_id, node_id) not in _cache}
+        table = TreeNode.Meta.table_name
+        writes: list[dict[str, Any]] = [
+            {"PutRequest": {"Item": {"room": {"S": self.room_id}, "node": {"B": node_id}, "d": {"B": data}}}}
+            for node_id, data in fresh.items()
+        ]
+        chunks = [writes[i : i + _BATCH_WRITE_LIMIT] for i in range(0, len(writes), _BATCH_WRITE_LIMIT)]
+        in_parallel(*[lambda chunk=chunk: _write_all(table, chunk) for chunk in chunks])
+        _remember(self.room_id, fresh)
+        self.new.clear()
+
+
+def _write_all(table: str, writes: list[dict[str, Any]]) -> None:
+    left = {table: writes}
+    for _ in range(8):
+        answer = connection().dispatch("BatchWriteItem", {"RequestItems": left})
+        left = answer.get("UnprocessedItems") or {}
+        if not left:
+            return
+    raise TimeoutError("the store did not take all state nodes")

@@ -1,0 +1,61 @@
+"""The endpoints of a function: methods, paths and what answers them. Knows no web framework.
+
+A parameter written `{name}` is one segment of the path; `{name...}` at the end takes the rest, slashes included.
+`{version}` stands for each of the endpoint's versions.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+V3 = ("r0", "v3")
+V1 = ("v1",)
+
+R = TypeVar("R")  # what a handler returns
+_PARAMETER = re.compile(r"{([a-z_]+)(\.\.\.)?}")
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint(Generic[R]):
+    """One method and path that a function answers; `{version}` in the path is one of `versions`."""
+
+    method: str
+    path: str
+    versions: tuple[str, ...]
+    handler: Callable[..., R]
+
+    def starlette_paths(self) -> list[str]:
+        """The path in Starlette's notation, once a version."""
+        path = _PARAMETER.sub(
+            lambda m: "{version}" if m[1] == "version" else "{" + m[1] + (":path" if m[2] else "") + "}", self.path
+        )
+        return [path.replace("{version}", version) for version in self.versions]
+
+
+class Router(Generic[R]):
+    """The endpoints of one function."""
+
+    def __init__(self) -> None:
+        self.endpoints: list[Endpoint[R]] = []
+
+    def _route(
+        self, method: str, path: str, versions: tuple[str, ...]
+    ) -> Callable[[Callable[..., R]], Callable[..., R]]:
+        def register(handler: Callable[..., R]) -> Callable[..., R]:
+            self.endpoints.append(Endpoint(method, path, versions, handler))
+            return handler
+
+        return register
+
+    def get(self, path: str, versions: tuple[str, ...] = V3) -> Callable[[Callable[..., R]], Callable[..., R]]:
+        return self._route("GET", path, versions)
+
+    def post(self, path: str, versions: tuple[str, ...] = V3) -> Callable[[Callable[..., R]], Callable[..., R]]:
+        return self._route("POST", path, versions)
+
+    def put(self, path: str, versions: tuple[str, ...] = V3) -> Callable[[Callable[..., R]], Callable[..., R]]:
+        return self._route("PUT", path, versions)
+
+    def delete(self, path: str, versions: tuple[str, ...] = V3) -> Callable[[Callable[..., R]], Callable[..., R]]:
+        return self._route("DELETE", path, versions)

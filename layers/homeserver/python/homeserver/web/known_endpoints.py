@@ -1,0 +1,105 @@
+"""Every path this server answers, with its methods: what tells a wrong method (405) from an unknown path (404).
+
+A function knows its own endpoints only, and importing the other functions' would make each start as slow as all of
+them. So the list stands here a second time; a test compares it with the routers. `{name}` is one segment of a path,
+`{name...}` takes the rest, `{version}` is one of the versions of its table.
+"""
+
+import re
+from functools import cache
+
+_R0_V3 = {
+    # client_login
+    "/login": "GET POST",
+    "/logout": "POST",
+    "/logout/all": "POST",
+    "/refresh": "POST",
+    "/register": "POST",
+    "/register/available": "GET",
+    # client_account
+    "/account/whoami": "GET",
+    "/account/password": "POST",
+    "/account/deactivate": "POST",
+    "/capabilities": "GET",
+    "/devices": "GET",
+    "/devices/{device_id...}": "GET PUT DELETE",
+    "/delete_devices": "POST",
+    # client_user
+    "/profile/{user_id...}": "GET",
+    "/profile/{user_id}/{key_name}": "GET PUT DELETE",
+    "/user/{user_id}/account_data/{data_type...}": "GET PUT",
+    "/user/{user_id}/rooms/{room_id}/account_data/{data_type...}": "GET PUT",
+    "/user/{user_id}/filter": "POST",
+    "/user/{user_id}/filter/{filter_id}": "GET",
+    # client_rooms
+    "/createRoom": "POST",
+    "/join/{room_id_or_alias...}": "POST",
+    "/rooms/{room_id}/join": "POST",
+    "/rooms/{room_id}/invite": "POST",
+    "/rooms/{room_id}/leave": "POST",
+    "/rooms/{room_id}/kick": "POST",
+    "/rooms/{room_id}/ban": "POST",
+    "/rooms/{room_id}/unban": "POST",
+    "/rooms/{room_id}/forget": "POST",
+    "/rooms/{room_id}/aliases": "GET",
+    "/joined_rooms": "GET",
+    "/directory/room/{alias...}": "GET PUT DELETE",
+    # client_events and client_history
+    "/rooms/{room_id}/send/{event_type}/{txn_id...}": "PUT",
+    "/rooms/{room_id}/redact/{event_id}/{txn_id...}": "PUT",
+    "/rooms/{room_id}/state": "GET",
+    "/rooms/{room_id}/state/{event_type}": "GET PUT",
+    "/rooms/{room_id}/state/{event_type}/": "GET PUT",
+    "/rooms/{room_id}/state/{event_type}/{state_key...}": "GET PUT",
+    "/rooms/{room_id}/messages": "GET",
+    "/rooms/{room_id}/event/{event_id...}": "GET",
+    "/rooms/{room_id}/context/{event_id...}": "GET",
+    "/rooms/{room_id}/members": "GET",
+    "/rooms/{room_id}/joined_members": "GET",
+    # client_sync
+    "/sync": "GET",
+}
+
+_V1 = {
+    # client_login
+    "/register/m.login.registration_token/validity": "GET",
+}
+
+_UNVERSIONED = {
+    # server_discovery
+    "/": "GET",
+    "/_matrix/client/versions": "GET",
+    "/.well-known/matrix/client": "GET",
+    "/.well-known/matrix/server": "GET",
+    "/.well-known/matrix/support": "GET",
+    # client_login
+    "/_synapse/admin/v1/register": "GET POST",
+}
+
+_PARAMETER = re.compile(r"(\{[a-z_]+(?:\.\.\.)?\})")
+
+
+def known_endpoints() -> dict[str, frozenset[str]]:
+    """The methods of every path, with its version written out and its parameters as above."""
+    methods = {path: frozenset(words.split()) for path, words in _UNVERSIONED.items()}
+    for versions, table in ((("r0", "v3"), _R0_V3), (("v1",), _V1)):
+        for version in versions:
+            methods |= {f"/_matrix/client/{version}{path}": frozenset(words.split()) for path, words in table.items()}
+    return methods
+
+
+def methods_at(path: str) -> frozenset[str]:
+    """The methods that some function of this server answers at a path; empty for an unknown one."""
+    return frozenset().union(*(methods for pattern, methods in _patterns() if pattern.fullmatch(path)))
+
+
+@cache
+def _patterns() -> tuple[tuple[re.Pattern[str], frozenset[str]], ...]:
+    return tuple((re.compile(_expression(path)), methods) for path, methods in known_endpoints().items())
+
+
+def _expression(path: str) -> str:
+    parts = _PARAMETER.split(path)
+    return "".join(
+        (".*" if part.endswith("...}") else "[^/]+") if part[:1] == "{" else re.escape(part) for part in parts
+    )

@@ -1,0 +1,59 @@
+"""The specification's own schemas as a second opinion on answers: `check(method, path, status, body)`.
+
+The checker and its data lie in a folder `shared` beside the checkout. Where that is absent the check is skipped
+with one note a run, and everything else that a test asserts still runs.
+"""
+
+import sys
+import warnings
+from functools import cache
+from importlib import util
+from pathlib import Path
+from typing import Any
+
+_SPECIFICATION = Path(__file__).resolve().parents[2] / "shared" / "spec"
+_DATA = _SPECIFICATION / "matrix-spec-data.tar.gz"
+
+
+@cache
+def contract() -> Any:
+    """The checker, or None (said once) where the folder is absent."""
+    program = _SPECIFICATION / "contract.py"
+    if not program.is_file() or not _DATA.is_file():
+        print(f"\nno contract checks: {_SPECIFICATION} is absent", file=sys.stderr)
+        return None
+    found = util.spec_from_file_location("matrix_contract", program)
+    assert found is not None
+    assert found.loader is not None
+    module = util.module_from_spec(found)
+    sys.modules["matrix_contract"] = module  # dataclasses look their own module up
+    writing, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # the folder is not ours
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # its warnings are not about this project
+            found.loader.exec_module(module)
+            return module.Contract.load(_DATA)
+    finally:
+        sys.dont_write_bytecode = writing
+
+
+def check(method: str, path: str, status: int, body: Any) -> None:
+    """Fail unless the answer is what the specification documents, unknown keys included.
+
+    What it permits in prose is let through: an error status that an operation does not list, and the keys of the
+    standard error response where an operation's schema knows only the flows of User-Interactive Authentication.
+    """
+    specification = contract()
+    if specification is None:
+        return
+    report = specification.check_response(method, path, status, body)
+    unexpected = [str(w) for w in report.warnings if not (status >= 400 and _is_in_prose(str(w)))]
+    assert not report.violations, str(report)
+    assert not unexpected, "\n".join(unexpected)
+
+
+_ERROR_KEYS = {f"/{key}: key is not in the specification" for key in ("errcode", "error", "soft_logout")}
+
+
+def _is_in_prose(warning: str) -> bool:
+    return warning.startswith("status: ") or warning in _ERROR_KEYS

@@ -1,0 +1,114 @@
+"""Function tests: every test has empty tables on moto, and the environment of a small open server."""
+
+import asyncio
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from moto import mock_aws
+
+from contract_check import check
+from functions import harness
+from functions.harness import Answer, User
+from homeserver.adapters import aws
+from homeserver.settings import settings
+from homeserver.storage import limits
+
+ENVIRONMENT = {
+    "AWS_REGION": "us-east-1",
+    "SERVER_NAME": harness.SERVER_NAME,
+    "REGISTRATION": "open",
+    "PASSWORD_COST": "low",
+    "RATE_LIMITS": "off",
+}
+
+
+@pytest.fixture(scope="module")
+def _event_loop() -> Iterator[None]:
+    # Mangum runs the application on the thread's loop; Lambda's runtime has one.
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    yield
+    asyncio.set_event_loop(None)
+    loop.close()
+
+
+@pytest.fixture(scope="module")
+def _aws(_event_loop: None) -> Iterator[mock_aws]:
+    # moto answers the clients of sessions that are made after it was imported: forget what others may have made.
+    aws.session.cache_clear()
+    aws.client.cache_clear()
+    mock = mock_aws()
+    before = os.environ.get("AWS_REGION")
+    os.environ["AWS_REGION"] = ENVIRONMENT["AWS_REGION"]
+    mock.start()
+    try:
+        yield mock
+    finally:
+        mock.stop()
+        aws.session.cache_clear()
+        aws.client.cache_clear()
+        if before is None:
+            del os.environ["AWS_REGION"]
+        else:
+            os.environ["AWS_REGION"] = before
+
+
+@pytest.fixture(autouse=True)
+def server(_aws: mock_aws, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """Empty tables and the default settings; `server(REGISTRATION="closed")` changes settings inside a test."""
+
+    def configure(**environment: str) -> None:
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        settings.cache_clear()
+
+    for name in ("REGISTRATION_TOKEN", "REGISTRATION_SHARED_SECRET", "QUERY_TOKENS", "COST_METER", "PUBLIC_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    configure(**ENVIRONMENT)
+    _aws.reset()
+    limits._hints.clear()
+    harness.create_tables()
+    yield configure
+    settings.cache_clear()
+
+
+@pytest.fixture
+def call() -> Callable[..., Answer]:
+    """`call(function, method, path, body=None, token=None, query=None, headers=None)` -> Answer."""
+    return harness.call
+
+
+@pytest.fixture
+def checked() -> Callable[..., Answer]:
+    """Like `call`, and the answer must be what the specification documents, strictly."""
+
+    def call_and_check(function: str, method: str, path: str, body: Any = None, **more: Any) -> Answer:
+        answer = harness.call(function, method, path, body, **more)
+        check(method, path, answer.status, answer.json)
+        return answer
+
+    return call_and_check
+
+
+@pytest.fixture
+def alice() -> User:
+    return harness.register("alice")
+
+
+@pytest.fixture
+def bob() -> User:
+    return harness.register("bob")
+
+
+@pytest.fixture(autouse=True)
+def signing_key_of_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The key that `server_setup` would have made."""
+    from homeserver.adapters import signing_key as adapter
+    from homeserver.matrix.signing import SigningKey
+
+    monkeypatch.setenv("SIGNING_KEY_PARAMETER", "/eigenserver/test/signing-key")
+    settings.cache_clear()
+    adapter.signing_key.cache_clear()
+    adapter.keep_signing_key(SigningKey.generate("test", bytes(range(32))))

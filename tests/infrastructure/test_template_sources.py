@@ -1,0 +1,117 @@
+"""What wakes the functions that no request wakes, the queues, the log groups and the alarms."""
+
+import json
+from typing import Any
+
+import pytest
+
+from infrastructure.templates import ALARMS, FUNCTIONS, LOGS, QUEUES, STACK
+
+QUEUE_RESOURCES: dict[str, dict[str, Any]] = dict(QUEUES.resources("AWS::SQS::Queue"))
+READERS = {"InboxFanoutQueue": "inbox_fanout_worker", "FailedRecordsQueue": "room_sweep_worker"}
+
+
+def test_the_follower_sees_heads_only_and_a_poison_record_cannot_block_its_shard() -> None:
+    (source,) = FUNCTIONS["inbox_follower"].events("DynamoDB")
+    filters = [json.loads(entry["Pattern"]) for entry in source.pop("FilterCriteria")["Filters"]]
+    assert filters == [{"dynamodb": {"Keys": {"k": {"S": ["head"]}}}}]
+    assert source == {
+        "Stream": STACK.child("DataStack").output("RoomsStreamArn"),
+        "StartingPosition": "TRIM_HORIZON",
+        "BatchSize": 100,
+        "MaximumBatchingWindowInSeconds": 0,
+        "ParallelizationFactor": "2",
+        "BisectBatchOnFunctionError": True,
+        "MaximumRetryAttempts": 5,
+        "FunctionResponseTypes": ["ReportBatchItemFailures"],
+        "DestinationConfig": {"OnFailure": {"Destination": QUEUES.output("FailedRecordsQueueArn")}},
+    }
+
+
+def test_nobody_else_reads_a_stream() -> None:
+    assert [name for name, function in FUNCTIONS.items() if function.events("DynamoDB")] == ["inbox_follower"]
+
+
+@pytest.mark.parametrize(("queue", "reader"), READERS.items())
+def test_a_queue_has_one_reader_that_reports_which_messages_failed(queue: str, reader: str) -> None:
+    arn = QUEUES.output(f"{queue}Arn")
+    readers = {n: e for n, f in FUNCTIONS.items() for e in f.events("SQS") if e["Queue"] == arn}
+    assert list(readers) == [reader]
+    assert readers[reader]["FunctionResponseTypes"] == ["ReportBatchItemFailures"]
+    assert int(readers[reader]["ScalingConfig"]["MaximumConcurrency"]) >= 2
+
+
+@pytest.mark.parametrize(("queue", "reader"), READERS.items())
+def test_a_message_stays_hidden_for_six_times_its_readers_timeout(queue: str, reader: str) -> None:
+    assert QUEUE_RESOURCES[queue]["Properties"]["VisibilityTimeout"] >= 6 * FUNCTIONS[reader].properties["Timeout"]
+
+
+@pytest.mark.parametrize("queue", READERS)
+def test_a_queue_hands_what_fails_five_times_to_dead_letters_that_keep_it_for_two_weeks(queue: str) -> None:
+    letters = queue.removesuffix("Queue") + "DeadLetters"
+    redrive = QUEUE_RESOURCES[queue]["Properties"]["RedrivePolicy"]
+    assert redrive == {"deadLetterTargetArn": {"Fn::GetAtt": [letters, "Arn"]}, "maxReceiveCount": 5}
+    assert QUEUE_RESOURCES[letters]["Properties"]["MessageRetentionPeriod"] == 14 * 86400
+
+
+def test_every_queue_is_encrypted_and_is_read_or_is_dead_letters() -> None:
+    assert all(queue["Properties"]["SqsManagedSseEnabled"] is True for queue in QUEUE_RESOURCES.values())
+    letters = {f"{name.removesuffix('Queue')}DeadLetters" for name in READERS}
+    assert set(QUEUE_RESOURCES) == set(READERS) | letters
+
+
+def test_the_sweep_runs_every_hour_and_nothing_else_runs_by_the_clock() -> None:
+    schedules = {name: f.events("Schedule") for name, f in FUNCTIONS.items() if f.events("Schedule")}
+    assert {n: [s["Schedule"] for s in found] for n, found in schedules.items()} == {
+        "room_sweep_worker": ["rate(1 hour)"]
+    }
+
+
+@pytest.mark.parametrize("folder", FUNCTIONS)
+def test_a_function_logs_into_a_group_that_forgets(folder: str) -> None:
+    name = FUNCTIONS[folder].properties["LoggingConfig"]["LogGroup"]
+    groups = {LOGS.physical_name(i): LOGS.resolve(r["Properties"]) for i, r in LOGS.resources("AWS::Logs::LogGroup")}
+    assert groups[name]["LogGroupName"].endswith(f"/{folder}")
+    assert int(groups[name]["RetentionInDays"]) == 30
+
+
+def test_the_access_log_holds_neither_path_nor_query_nor_header() -> None:
+    settings = STACK.template["Resources"]["Api"]["Properties"]["AccessLogSettings"]
+    line = json.loads(settings["Format"])
+    assert set(line.values()) == {
+        "$context.requestTimeEpoch",
+        "$context.requestId",
+        "$context.identity.sourceIp",
+        "$context.routeKey",
+        "$context.status",
+        "$context.responseLength",
+        "$context.responseLatency",
+        "$context.integrationLatency",
+        "$context.error.messageString",
+    }
+
+
+def test_every_alarm_watches_something_that_exists_and_says_what_is_wrong() -> None:
+    alarms = [resource["Properties"] for _, resource in ALARMS.resources("AWS::CloudWatch::Alarm")]
+    given = STACK.template["Resources"]["ObservabilityStack"]["Properties"]["Parameters"]
+    watched = [alarm["Dimensions"][0]["Value"]["Ref"] for alarm in alarms]
+    assert set(watched) == set(given) - {"AlarmEmail"}
+    assert {(a["Namespace"], a["MetricName"]) for a in alarms} >= {
+        ("AWS/SQS", "ApproximateNumberOfMessagesVisible"),
+        ("AWS/Lambda", "Errors"),
+        ("AWS/Lambda", "Throttles"),
+        ("AWS/Lambda", "IteratorAge"),
+        ("AWS/ApiGateway", "5xx"),
+        ("AWS/DynamoDB", "WriteThrottleEvents"),
+    }
+    assert all(len(alarm["AlarmDescription"]) > 20 for alarm in alarms)
+    assert all(alarm["TreatMissingData"] == "notBreaching" for alarm in alarms)
+    # Ten alarms are what CloudWatch gives for nothing; docs/costs.md counts on it.
+    assert len(alarms) == 10
+
+
+def test_every_dead_letter_queue_has_an_alarm_at_its_first_message() -> None:
+    alarms = [ALARMS.resolve(resource["Properties"]) for _, resource in ALARMS.resources("AWS::CloudWatch::Alarm")]
+    letters = {QUEUES.physical_name(name) for name in QUEUE_RESOURCES if name.endswith("DeadLetters")}
+    first = {a["Dimensions"][0]["Value"] for a in alarms if a["Namespace"] == "AWS/SQS" and a["Threshold"] == 0}
+    assert first == letters
