@@ -2,6 +2,7 @@
 
 import logging
 import os
+import resource
 import sys
 from pathlib import Path
 
@@ -13,6 +14,9 @@ def main() -> int:
         path = str(root.parent / folder)
         if path not in sys.path:
             sys.path.insert(0, path)
+    # Each waiting request holds a socket, and its thread an event loop with three descriptors.
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s %(message)s")
 
     from local.custom_resources import CustomResourceError  # noqa: PLC0415 - the paths above come first
@@ -30,7 +34,9 @@ def main() -> int:
         print(f"cannot start: {error}", file=sys.stderr)
         return 1
     run.serve()
-    return 0
+    sys.stdout.flush()
+    # All is saved. Threads of requests that still wait for something would hold the process up.
+    os._exit(0)
 
 
 if __name__ == "__main__":

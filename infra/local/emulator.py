@@ -13,6 +13,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Mapping
 from functools import wraps
+from hashlib import blake2b
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -103,6 +104,12 @@ class Emulator:
         )
         module.copy = SimpleNamespace(copy=copy.copy, deepcopy=copied)
         speed_up(module)
+
+        # Idempotency tokens last ten minutes; the emulator would keep each whole transaction with its token.
+        store_token = module._txn_token_store
+        module._txn_token_store = lambda token, entry: store_token(
+            token, entry | {"signature": _Digest(entry["signature"])}
+        )
 
         set_item, remove_item, emit = module._set_item, module._remove_item, module._emit_stream_event
         missing: dict[str, Any] = {}
@@ -272,6 +279,19 @@ def copied(value: Any) -> Any:
     if kind is str or value is None or kind is int or kind is bool or kind is float:
         return value
     return copy.deepcopy(value)
+
+
+class _Digest:
+    """Stands for a request: equal to any that has the same content."""
+
+    __slots__ = ("_digest",)
+    __hash__ = None  # type: ignore[assignment]  # compared only
+
+    def __init__(self, request: Any) -> None:
+        self._digest = blake2b(orjson.dumps(request), digest_size=16).digest()
+
+    def __eq__(self, other: object) -> bool:
+        return self._digest == blake2b(orjson.dumps(other), digest_size=16).digest()
 
 
 def _json_response(data: Any, status: int = 200, *, content_type: str = _SMALL) -> Answer:

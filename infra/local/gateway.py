@@ -44,7 +44,7 @@ class Gateway:
         self._cors = cors
         self._timeout = timeout
         # A waiting /sync occupies a thread; idle ones are used again before new ones are made.
-        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="request")
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="request", initializer=_give_event_loop)
 
     def stop(self) -> None:
         """Take no more requests; the running ones may end."""
@@ -134,6 +134,11 @@ class Gateway:
             if self._cors.max_age is not None:
                 headers.append((b"access-control-max-age", str(self._cors.max_age).encode()))
         return headers
+
+
+def _give_event_loop() -> None:
+    """Lambda runs handlers in the main thread, where asyncio has a loop: Mangum counts on one."""
+    asyncio.set_event_loop(asyncio.new_event_loop())
 
 
 def merged_headers(raw: list[tuple[bytes, bytes]]) -> dict[str, str]:

@@ -1,7 +1,10 @@
 """What a local run keeps: over a stop, over kill -9, over a crash at a named point."""
 
+import json
+import socket
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -50,8 +53,6 @@ def test_after_kill_9_the_saved_part_is_there_and_the_setup_hears_of_it(tmp_path
 
 
 def newest(data_dir):
-    import json
-
     return json.loads((data_dir / "store/manifest.json").read_text())["generation"]
 
 
@@ -84,6 +85,18 @@ def test_a_start_under_another_name_is_refused(tmp_path):
     refused.__exit__()
     with LocalProcess(tmp_path, SERVER_NAME="one.test") as server:
         assert server.json("GET", "/notes/setup") == {"Create": {"N": "1"}}
+
+
+def test_a_stop_does_not_wait_for_waiting_requests(tmp_path):
+    with LocalProcess(tmp_path) as server, socket.create_connection(("127.0.0.1", server.port)) as waiting:
+        waiting.sendall(b"GET /notes/slow?seconds=60 HTTP/1.1\r\nHost: x\r\n\r\n")
+        time.sleep(0.3)
+        started = time.monotonic()
+        assert server.stop() == 0
+        assert time.monotonic() - started < 8
+        assert server.lines[-1] == f"saved to {tmp_path / 'store'}"
+    with LocalProcess(tmp_path) as server:
+        assert "Update-unclean" not in server.json("GET", "/notes/setup")
 
 
 def test_two_processes_cannot_serve_from_one_folder(tmp_path):

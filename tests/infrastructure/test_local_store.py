@@ -34,6 +34,10 @@ def test_of_conditional_puts_at_once_exactly_one_wins():
     assert probe("winners") == 20
 
 
+def test_a_transaction_that_is_sent_again_with_its_token_is_not_done_again():
+    assert probe("replay") == ["1", "IdempotentParameterMismatchException"]
+
+
 def test_a_snapshot_writes_what_changed_and_brings_all_of_it_back():
     found = probe("snapshot", 3000)
     assert found["saves"] == [True, False, True]

@@ -80,6 +80,13 @@ def test_a_refresh_token_is_no_access_token(store: FakeStore, time: FakeTime) ->
         ask(time)
 
 
+def test_a_record_of_a_user_whom_the_token_does_not_name_is_not_accepted(store: FakeStore, time: FakeTime) -> None:
+    # The store had another server name when it issued this token: the inbox that was read is not the record's.
+    store.tables["tokens"][token_hash(TOKEN),]["user"] = {"S": "@alice:before.example.org"}
+    with pytest.raises(UnknownToken):
+        ask(time)
+
+
 def test_an_expired_token_is_a_soft_logout(store: FakeStore, time: FakeTime) -> None:
     record = store.tables["tokens"][token_hash(TOKEN),]
     now = int((NOW + 1000) * 1000)

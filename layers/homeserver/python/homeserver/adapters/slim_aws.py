@@ -210,7 +210,9 @@ def _send(service: str, target: str, body: bytes, *, seconds: float) -> tuple[in
             connection.close()
             raise
         break
-    if not response.will_close:
+    if response.will_close:
+        connection.close()
+    else:
         _idle.setdefault(address, []).append((connection, time.monotonic()))
     if response.getheader("X-Amz-Function-Error"):
         raise FunctionFailed(answer[:2000].decode(errors="replace"))

@@ -4,8 +4,10 @@ API Gateway hands over the path percent-decoded, so an ID with a slash in it has
 parameter written `{name}` is one segment; `{name...}` at the end takes the rest, slashes included.
 """
 
+import asyncio
 import logging
 import re
+import threading
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
@@ -111,4 +113,20 @@ def lambda_handler_for(router: Router) -> Callable[[dict[str, Any], Any], dict[s
             app.add_route(path, call, methods=[endpoint.method])
     app.add_exception_handler(404, _no_route)
     app.add_exception_handler(405, _no_route)
-    return Mangum(app, lifespan="off", custom_handlers=[_DecodedPath])
+    mangum = Mangum(app, lifespan="off", custom_handlers=[_DecodedPath])
+
+    def lambda_handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
+        _ensure_event_loop()
+        return dict(mangum(event, context))
+
+    return lambda_handler
+
+
+def _ensure_event_loop() -> None:
+    """Mangum runs the application on the thread's event loop, which no thread has by itself since Python 3.12."""
+    if getattr(_loops, "loop", None) is None:
+        _loops.loop = asyncio.new_event_loop()
+        asyncio.set_event_loop(_loops.loop)
+
+
+_loops = threading.local()
