@@ -44,11 +44,21 @@ class Gateway:
         self._cors = cors
         self._timeout = timeout
         # A waiting /sync occupies a thread; idle ones are used again before new ones are made.
-        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="request", initializer=_give_event_loop)
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="request", initializer=self._give_event_loop)
+        self._loops: list[asyncio.AbstractEventLoop] = []
 
     def stop(self) -> None:
         """Take no more requests; the running ones may end."""
         self._threads.shutdown(wait=False, cancel_futures=True)
+        for loop in self._loops:
+            if not loop.is_running():
+                loop.close()
+
+    def _give_event_loop(self) -> None:
+        """Lambda runs handlers in the main thread, where asyncio has a loop: Mangum counts on one."""
+        loop = asyncio.new_event_loop()
+        self._loops.append(loop)
+        asyncio.set_event_loop(loop)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection."""
@@ -134,11 +144,6 @@ class Gateway:
             if self._cors.max_age is not None:
                 headers.append((b"access-control-max-age", str(self._cors.max_age).encode()))
         return headers
-
-
-def _give_event_loop() -> None:
-    """Lambda runs handlers in the main thread, where asyncio has a loop: Mangum counts on one."""
-    asyncio.set_event_loop(asyncio.new_event_loop())
 
 
 def merged_headers(raw: list[tuple[bytes, bytes]]) -> dict[str, str]:

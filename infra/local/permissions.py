@@ -48,9 +48,9 @@ class Recorder:
         self._seen: dict[str, set[tuple[str, str]]] = {}
         self._written = 0
 
-    def add(self, action: str, resource: str) -> None:
-        """Note that the running function used this action; calls of the local run itself have no function."""
-        function = running_function.get()
+    def add(self, action: str, resource: str, *, function: str | None = None) -> None:
+        """Note that this or the running function used an action; calls of the local run itself have no function."""
+        function = function or running_function.get()
         if not function:
             return
         with self._lock:

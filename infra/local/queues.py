@@ -27,7 +27,11 @@ class QueueMapping:
         self._thread = threading.Thread(target=self._run, name=f"queue-{source.function}", daemon=True)
 
     def start(self) -> None:
-        """Begin to read."""
+        """Begin to read. On AWS the reading is done with the function's own rights."""
+        if self._emulator.recorder is not None:
+            for action in ("ReceiveMessage", "DeleteMessage", "GetQueueAttributes"):
+                name = self.source.queue_arn.rsplit(":", 1)[-1]
+                self._emulator.recorder.add(f"sqs:{action}", name, function=self.source.function)
         self._emulator.on_message.append(self._wake.set)
         self._thread.start()
 

@@ -72,7 +72,14 @@ class StreamMapping:
         return sorted(found, key=lambda record: str(record["dynamodb"]["SequenceNumber"]))
 
     def start(self) -> None:
-        """Begin to deliver."""
+        """Begin to deliver. On AWS the stream is read with the function's own rights."""
+        if self._emulator.recorder is not None:
+            for action in ("GetRecords", "GetShardIterator", "DescribeStream", "ListStreams"):
+                stream = f"{self.source.table}/stream"
+                self._emulator.recorder.add(f"dynamodb:{action}", stream, function=self.source.function)
+            if self.source.on_failure is not None:
+                queue = self.source.on_failure.rsplit(":", 1)[-1]
+                self._emulator.recorder.add("sqs:SendMessage", queue, function=self.source.function)
         for number, lane in enumerate(self._lanes):
             thread = threading.Thread(
                 target=self._run, args=(lane,), name=f"stream-{self.source.function}-{number}", daemon=True

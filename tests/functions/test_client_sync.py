@@ -82,7 +82,7 @@ def backend(server: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> Ite
 
 
 def advance(slot: int, position: int) -> None:
-    connection().dispatch("UpdateItem", advance_request(ALICE, slot, position, NOW, NOW))
+    connection().dispatch("UpdateItem", advance_request(ALICE, slot, position, NOW))
 
 
 def since(positions: dict[int, int] | None = None, base: int = 0) -> str:

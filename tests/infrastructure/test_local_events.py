@@ -72,8 +72,20 @@ def test_permissions_that_functions_use_are_recorded(tmp_path):
             ["lambda:InvokeFunction", "eigenserver-sweep"],
             ["sqs:SendMessage", "eigenserver-Data-WorkQueue"],
         ],
-        "eigenserver-FollowerFunction": [["dynamodb:PutItem", "eigenserver-notes"]],
+        "eigenserver-FollowerFunction": [
+            ["dynamodb:DescribeStream", "eigenserver-notes/stream"],
+            ["dynamodb:GetRecords", "eigenserver-notes/stream"],
+            ["dynamodb:GetShardIterator", "eigenserver-notes/stream"],
+            ["dynamodb:ListStreams", "eigenserver-notes/stream"],
+            ["dynamodb:PutItem", "eigenserver-notes"],
+            ["sqs:SendMessage", "eigenserver-Data-FailedQueue"],
+        ],
         "eigenserver-SetupFunction": [["dynamodb:UpdateItem", "eigenserver-notes"]],
-        "eigenserver-WorkerFunction": [["dynamodb:UpdateItem", "eigenserver-notes"]],
+        "eigenserver-WorkerFunction": [
+            ["dynamodb:UpdateItem", "eigenserver-notes"],
+            ["sqs:DeleteMessage", "eigenserver-Data-WorkQueue"],
+            ["sqs:GetQueueAttributes", "eigenserver-Data-WorkQueue"],
+            ["sqs:ReceiveMessage", "eigenserver-Data-WorkQueue"],
+        ],
         "eigenserver-sweep": [["dynamodb:UpdateItem", "eigenserver-notes"]],
     }

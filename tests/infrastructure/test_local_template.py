@@ -144,3 +144,24 @@ def test_only_rates_are_schedules_here():
     assert [seconds_of(text) for text in ("rate(1 minute)", "rate(5 minutes)", "rate(2 hours)")] == [60, 300, 7200]
     with pytest.raises(ValueError, match="cron"):
         seconds_of("cron(0 12 * * ? *)")
+
+
+def test_the_projects_own_template_can_be_carried_out_here():
+    template = ROOT / "template.yaml"
+    defaults = {"ServerName": "localhost", "Registration": "open"}
+    found = read_resources(Stack(template, parameters_of(template, {"COST_METER": "on"}, defaults)))
+    environment = environment_of(found.functions)
+    assert (environment["SERVER_NAME"], environment["REGISTRATION"], environment["COST_METER"]) == (
+        "localhost",
+        "open",
+        "on",
+    )
+    # Each function's handler is a file, each table that a function is told of exists, each source has its table or queue.
+    for function in found.functions:
+        assert (function.code / function.handler.rsplit(".", 1)[0].replace(".", "/")).with_suffix(".py").is_file()
+    tables = {table["TableName"] for table in found.tables}
+    assert {value for name, value in environment.items() if name.endswith("_TABLE")} == tables
+    assert {source.table for source in found.streams} <= tables
+    queues = {queue["QueueName"] for queue in found.queues}
+    assert {source.queue_arn.rsplit(":", 1)[-1] for source in found.queue_sources} <= queues
+    assert {source.on_failure.rsplit(":", 1)[-1] for source in found.streams if source.on_failure} <= queues

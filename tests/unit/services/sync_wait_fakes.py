@@ -14,7 +14,7 @@ from homeserver.observability import log
 from homeserver.services import sync_wait
 from homeserver.services.sync_wait import Clock, SyncAnswer, SyncRequest, wait_for_news
 from homeserver.settings import settings
-from homeserver.storage.inbox_shards import COUNTERS, STREAMS, shard_key
+from homeserver.storage.inbox_shards import COUNTERS, SLOTS_PER_SHARD, STREAMS, shard_key
 
 ALICE = "@alice:example.org"
 TOKEN = format_token(ACCESS, "alice", bytes(32))
@@ -74,7 +74,9 @@ class FakeStore:
     def advance(self, slot: int, position: int, *, kind: str = "p") -> None:
         key = {"user": {"S": ALICE}, "k": {"S": shard_key(slot)}}
         item = self.tables.setdefault("inbox", {}).setdefault(self._key("inbox", key), dict(key))
-        item[f"{kind}{slot % 32}"] = {"N": str(position)}
+        name = str(slot % SLOTS_PER_SHARD)
+        # A position shares its number with the time of the last event, here none.
+        item[name if kind == "p" else kind + name] = {"N": str(position * 100_000 if kind == "p" else position)}
 
     def announce(self, stream: str, number: int) -> None:
         key = {"user": {"S": ALICE}, "k": {"S": COUNTERS}}

@@ -254,7 +254,7 @@ def test_an_inbox_that_is_behind_the_token_is_no_news(store: FakeStore, time: Fa
 def test_being_ahead_is_decided_for_each_component() -> None:
     token = SyncToken(EPOCH, user_tag(ALICE), {0: 5}, {0: 2}, {"invites": 1})
     assert not is_ahead(Inbox({0: SlotState(5, 2)}, {"invites": 1}), token)
-    assert not is_ahead(Inbox({0: SlotState(0, 0, 99, 99)}, {}), token)
+    assert not is_ahead(Inbox({0: SlotState(0, 0, 99)}, {}), token)
     assert is_ahead(Inbox({0: SlotState(4, 3)}, {"invites": 0}), token)
     assert is_ahead(Inbox({0: SlotState(4, 1)}, {"invites": 2}), token)
 

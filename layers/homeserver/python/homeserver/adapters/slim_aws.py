@@ -360,7 +360,7 @@ def _value_bytes(value: Mapping[str, Any]) -> int:
         case "S":
             return len(content.encode())
         case "N":
-            return len(content) // 2 + 2
+            return (len(content) + 1) // 2 + 1
         case "B":
             return len(content) if isinstance(content, bytes) else len(content.rstrip("=")) * 3 // 4
         case "SS" | "NS" | "BS":

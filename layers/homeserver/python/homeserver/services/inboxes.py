@@ -109,7 +109,7 @@ def _advance(members: Iterable[LocalMember], head: Head, position: int) -> None:
             target = int(member.left_at)
         else:
             continue
-        request = advance_request(user_id, int(member.slot), target, int(head.arrived), int(head.bumped))
+        request = advance_request(user_id, int(member.slot), target, int(head.arrived))
         calls.append(partial(_update_unless_ahead, request))
     in_parallel(*calls)
 
