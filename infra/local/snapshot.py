@@ -138,7 +138,7 @@ class Snapshots:
                 tables = {
                     name: [item for sorted_items in table["items"].values() for item in sorted_items.values()]
                     for name, table in self._emulator.dynamodb._tables.items()
-                    if changes.get(name, 0) != self._saved.get(name) or name not in self._manifest.get("tables", {})
+                    if changes.get(name, 0) != self._saved.get(name, 0) or name not in self._manifest.get("tables", {})
                 }
                 services = None
                 if others != self._saved_others or "services" not in self._manifest:

@@ -71,6 +71,14 @@ class StreamMapping:
         found = [record for lane in self._lanes for record in lane.pending]
         return sorted(found, key=lambda record: str(record["dynamodb"]["SequenceNumber"]))
 
+    def drain(self) -> list[dict[str, Any]]:
+        """Take everything that is pending out of the mapping: whoever measures delivers it alone."""
+        with self._emulator.lock:
+            records = self.pending()
+            for lane in self._lanes:
+                lane.pending.clear()
+        return records
+
     def start(self) -> None:
         """Begin to deliver. On AWS the stream is read with the function's own rights."""
         if self._emulator.recorder is not None:

@@ -5,9 +5,12 @@ A client is used by one thread at a time; races are made of several clients.
 
 import itertools
 import json
+import re
+import threading
 import time
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Self
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple, Self, TypeVar
 from urllib.parse import quote
 
 import httpx
@@ -55,13 +58,32 @@ class Client:
         self.refresh_token = ""
         self.seen: dict[str, list[dict[str, Any]]] = {}
         self.gaps = 0  # limited timelines that were filled
+        self._twins: list[Client] = []
         self._http = httpx.Client(base_url=base, timeout=40, trust_env=False)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections, those of twins too."""
         self._http.close()
+        for twin in self._twins:
+            twin.close()
+
+    def twin(self, base: str | None = None) -> "Client":
+        """The same device with connections of its own, for another thread or another process of the server.
+
+        It goes on where this one's chain stands. It is closed with this one.
+        """
+        twin = Client(
+            base or self.base, user_id=self.user_id, device_id=self.device_id, token=self.token, since=self.since
+        )
+        twin.seen = {room_id: list(events) for room_id, events in self.seen.items()}
+        self._twins.append(twin)
+        return twin
 
     # ── requests ───────────────────────────────────────────────────────────────────────────────────
 
@@ -196,6 +218,35 @@ class Client:
             assert left > 0, f"{self.user_id} waits in vain: {self.log()}"
             self.sync(timeout=min(left, 5.0), **query)
 
+    def sync_from_scratch(self) -> dict[str, Any]:
+        """A sync with a token that the store outlived: rooms are told anew, with limited timelines and whole states."""
+        assert self.since is not None
+        self.seen = {}
+        body = self.sync()
+        for room in body["rooms"]["join"].values():
+            assert room["timeline"]["limited"] is True
+            told = [*room["state"]["events"], *room["timeline"]["events"]]
+            assert "m.room.create" in {event["type"] for event in told}
+        return body
+
+    def history(self, room_id: str) -> list[dict[str, Any]]:
+        """The whole room for who was there from its first event; read both ways, and without a gap in its positions."""
+        forward = self.messages(room_id, "f")
+        backward = self.messages(room_id, "b")
+        assert [event["event_id"] for event in backward] == [event["event_id"] for event in reversed(forward)]
+        page = self.ok("GET", segments("rooms", room_id, "messages"), query={"dir": "b", "limit": 1})
+        last = re.fullmatch(r"t(\d+)_0", page["start"])
+        assert last is not None, page["start"]
+        # A room of this server only has an event at every position.
+        assert len(forward) == int(last[1])
+        return forward
+
+    def catch_up(self, room_id: str, events: Sequence[Mapping[str, Any]]) -> None:
+        """Follow the chain to the last of these events, which are all there are: each came once and in this order."""
+        order = [event["event_id"] for event in events]
+        self.sync_until(lambda: self.ids(room_id)[-1:] == order[-1:])
+        assert self.ids(room_id) == order[order.index(self.ids(room_id)[0]) :]
+
     def bodies(self, room_id: str) -> list[str]:
         """The texts of the messages in `seen`."""
         return [event["content"].get("body", "") for event in self.seen.get(room_id, ()) if is_message(event)]
@@ -210,3 +261,18 @@ class Client:
 
 def is_message(event: Mapping[str, Any]) -> bool:
     return event["type"] == "m.room.message"
+
+
+T = TypeVar("T")
+
+
+def at_once(*calls: Callable[[], T]) -> list[T]:
+    """The results of calls that start at the same moment, each in a thread of its own; the first exception comes through."""
+    gate = threading.Barrier(len(calls))
+
+    def run(call: Callable[[], T]) -> T:
+        gate.wait(10)
+        return call()
+
+    with ThreadPoolExecutor(len(calls)) as threads:
+        return [future.result() for future in [threads.submit(run, call) for call in calls]]

@@ -2,7 +2,6 @@
 
 import itertools
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -31,21 +30,16 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @pytest.fixture
-def new_user(server: Server) -> Iterator[Callable[..., Client]]:
-    """Registers users, under the given name or one that nobody has."""
-    with ExitStack() as clients:
-
-        def register(name: str | None = None, on: Server = server) -> Client:
-            return clients.enter_context(on.register(name or f"user{next(_names)}"))
-
-        yield register
+def new_user(server: Server) -> Callable[[str], Client]:
+    """Registers a user on the kind server, under a name that begins with the given one."""
+    return lambda name: server.register(f"{name}{next(_names)}")
 
 
 @pytest.fixture
-def alice(new_user: Callable[..., Client]) -> Client:
-    return new_user(f"alice{next(_names)}")
+def alice(new_user: Callable[[str], Client]) -> Client:
+    return new_user("alice")
 
 
 @pytest.fixture
-def bob(new_user: Callable[..., Client]) -> Client:
-    return new_user(f"bob{next(_names)}")
+def bob(new_user: Callable[[str], Client]) -> Client:
+    return new_user("bob")

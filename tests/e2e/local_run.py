@@ -21,7 +21,13 @@ class Server(LocalProcess):
     """One local run of the project's template, on 127.0.0.1. Ends with its `with` block, by its own process ID."""
 
     def __init__(self, data_dir: Path, **environment: str) -> None:
+        self._clients: list[Client] = []
         super().__init__(data_dir, template=ROOT / "template.yaml", **_KIND | environment)
+
+    def __exit__(self, *exception: object) -> None:
+        for client in self._clients:
+            client.close()
+        super().__exit__(*exception)
 
     @property
     def url(self) -> str:
@@ -31,23 +37,19 @@ class Server(LocalProcess):
     def log(self) -> str:
         return "\n".join(self.lines)
 
-    def client(self, user: "Client | None" = None, **options: Any) -> Client:
-        """A client of nobody, or of a user who was logged in before this process was started."""
-        if user is None:
-            return Client(self.url, **options)
-        return Client(self.url, user_id=user.user_id, device_id=user.device_id, token=user.token, **options)
-
-    def register(self, name: str, **options: Any) -> Client:
-        """A new user."""
-        client = Client(self.url, **options)
-        client.register(name)
+    def client(self) -> Client:
+        """A client of nobody yet; closed with the server."""
+        client = Client(self.url)
+        self._clients.append(client)
         return client
+
+    def register(self, name: str) -> Client:
+        """A new user."""
+        return self.client().register(name)
 
     def log_in(self, user: Client) -> Client:
         """Another device of a user."""
-        client = Client(self.url)
-        client.log_in(user.user_id, PASSWORD)
-        return client
+        return self.client().log_in(user.user_id, PASSWORD)
 
     def stored(self, table: str) -> list[dict[str, Any]]:
         """The items of a table in the last snapshot, in DynamoDB's JSON: for a server that has stopped."""

@@ -156,7 +156,7 @@ def test_the_projects_own_template_can_be_carried_out_here():
         "open",
         "on",
     )
-    # Each function's handler is a file, each table that a function is told of exists, each source has its table or queue.
+    # Each handler is a file, each table that functions are told of exists, each source has its table or queue.
     for function in found.functions:
         assert (function.code / function.handler.rsplit(".", 1)[0].replace(".", "/")).with_suffix(".py").is_file()
     tables = {table["TableName"] for table in found.tables}

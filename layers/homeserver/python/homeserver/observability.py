@@ -7,7 +7,7 @@ and CPU milliseconds. It is always there; with `COST_METER=on` each answer repor
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -31,6 +31,13 @@ class Meter:
         """CPU milliseconds of this thread since the meter started."""
         return (time.thread_time() - self.cpu_started) * 1000
 
+    def add_parallel(self, others: Sequence["Meter"]) -> None:
+        """Take up what calls consumed that ran at the same time: as many rounds as the longest of them had."""
+        self.rounds += 0 if self.in_round else max((other.rounds for other in others), default=0)
+        self.calls += sum(other.calls for other in others)
+        self.rru += sum(other.rru for other in others)
+        self.wru += sum(other.wru for other in others)
+
     def server_timing(self) -> str:
         """The value of the `Server-Timing` header."""
         return (
@@ -53,23 +60,35 @@ def metered() -> Iterator[Meter]:
         _meter.reset(token)
 
 
+@contextmanager
+def counting_on(meter: Meter) -> Iterator[None]:
+    """Count what is consumed inside the block on this meter instead of the current one."""
+    token = _meter.set(meter)
+    try:
+        yield
+    finally:
+        _meter.reset(token)
+
+
 def current_meter() -> Meter | None:
     return _meter.get()
 
 
 @contextmanager
 def one_round() -> Iterator[None]:
-    """Calls inside run at the same time: together they count as one sequential round."""
+    """Calls inside run at the same time: together they count as one sequential round, and as none if there is none."""
     meter = _meter.get()
     if meter is None or meter.in_round:
         yield
         return
-    meter.rounds += 1
+    calls = meter.calls
     meter.in_round = True
     try:
         yield
     finally:
         meter.in_round = False
+        if meter.calls > calls:
+            meter.rounds += 1
 
 
 def count_call(*, rru: float = 0.0, wru: float = 0.0) -> None:

@@ -31,6 +31,8 @@ def client(service: str) -> Any:
             max_pool_connections=16,
             # Nothing reads request IDs out of validated models, and the checks cost CPU on each call.
             parameter_validation=False,
+            # botocore builds its own anew for every call.
+            user_agent="eigenserver",
         ),
     )
 

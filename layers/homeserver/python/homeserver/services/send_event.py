@@ -3,30 +3,57 @@
 Source: client-server API v1.19, "Sending events to a room", "Redactions"; server-server API, "Redactions".
 """
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from homeserver.matrix.errors import BadJson, Forbidden, InvalidParam, MatrixError, NotFound
+from homeserver.matrix.errors import BadJson, Forbidden, InvalidParam, MatrixError, NotFound, TooLarge
 from homeserver.matrix.event import Event
-from homeserver.matrix.event_auth import auth_event_keys, may_redact
+from homeserver.matrix.event_auth import auth_event_keys
 from homeserver.matrix.event_builder import EventDraft
-from homeserver.matrix.event_codec import unpack
-from homeserver.matrix.identifiers import domain_of, is_room_alias, is_user_id
+from homeserver.matrix.identifiers import (
+    MAX_IDENTIFIER_BYTES,
+    domain_of,
+    fits_identifier,
+    is_event_id,
+    is_room_alias,
+    is_room_id,
+    is_user_id,
+)
 from homeserver.matrix.redaction import redact_event
 from homeserver.matrix.room_versions import V11
 from homeserver.services import rate_limits
 from homeserver.services.access_tokens import Requester
 from homeserver.services.attempts import attempts
+from homeserver.services.redactions import check_redaction, prunings_elsewhere, read_target
 from homeserver.services.room_draft import Raced, RoomDraft, now_ms
 from homeserver.settings import settings
-from homeserver.storage.connection import Key, batch_get, in_parallel
+from homeserver.storage.connection import Key, in_parallel
 from homeserver.storage.inbox import Counters
 from homeserver.storage.inbox_shards import COUNTERS
-from homeserver.storage.room_items import Alias, ClientTransaction, EventRecord, TimelineEntry, bucket_of
+from homeserver.storage.room_items import Alias, ClientTransaction, EventRecord
 from homeserver.storage.rooms import RoomView, StateKey, load_room
 
 NOT_IN_ROOM = "You are not in this room."
+_ALIASES = ("m.room.canonical_alias", "")
+
+
+def check_room_id(room_id: str) -> None:
+    """Raises InvalidParam for what can be no room ID: no room is looked up under it."""
+    if not is_room_id(room_id):
+        raise InvalidParam("This is not a room ID.")
+
+
+def check_can_invite(user_id: str) -> None:
+    """Raises InvalidParam for no user ID, and Forbidden for a user whom this server cannot reach.
+
+    A local user need not exist (yet): as elsewhere in Matrix the invitation waits for whoever registers the name.
+    """
+    if not is_user_id(user_id):
+        raise InvalidParam("user_id is not a Matrix user ID.")
+    if domain_of(user_id) != settings().server_name:
+        raise Forbidden("This server cannot invite users of other servers.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +66,9 @@ class Transaction:
 
     @classmethod
     def of(cls, requester: Requester, kind: str, room_id: str, txn_id: str) -> "Transaction":
-        """Raises InvalidParam for an ID that is too long to be kept."""
-        if len(txn_id.encode()) > 255:
-            raise InvalidParam("The transaction ID is longer than 255 bytes.")
+        """Raises InvalidParam for an ID that is empty, or too long to be kept."""
+        if not txn_id or not fits_identifier(txn_id):
+            raise InvalidParam("A transaction ID has 1 to 255 bytes.")
         return cls(
             f"{requester.user_id}/{requester.device_id}",
             f"{kind}/{room_id}/{txn_id}",
@@ -79,8 +106,7 @@ def send_message_event(requester: Requester, room_id: str, draft: EventDraft, tx
         target = draft.redacts or draft.content.get("redacts")
         if not isinstance(target, str):
             raise BadJson("A redaction must name the event that it redacts.")
-        content = {key: value for key, value in draft.content.items() if key != "redacts"}
-        return redact(requester, room_id, target, content, txn_id)
+        return redact(requester, room_id, target, draft.content, txn_id, kind="send")
     transaction = Transaction.of(requester, "send", room_id, txn_id)
     return _commit_one(requester, room_id, draft, transaction).event_id
 
@@ -88,18 +114,24 @@ def send_message_event(requester: Requester, room_id: str, draft: EventDraft, tx
 def send_state_event(requester: Requester, room_id: str, draft: EventDraft) -> str:
     """Commit one state event of a local user; returns its ID.
 
-    Setting what is set already by the same user makes no event: the one there is is returned.
+    Setting what is set already by the same user makes no event: the one there is is returned. Raises as
+    `send_message_event` does, and MatrixError with M_BAD_ALIAS for a canonical alias that is not the room's.
     """
-    if draft.type == "m.room.canonical_alias":
-        _check_aliases(room_id, draft.content)
+    if draft.type == "m.room.redaction":
+        raise InvalidParam("A redaction is no state event.")
+    if draft.type == "m.room.member" and draft.content.get("membership") == "invite":
+        check_can_invite(draft.state_key or "")
     return _commit_one(requester, room_id, draft, None).event_id
 
 
 def _commit_one(requester: Requester, room_id: str, draft: EventDraft, transaction: Transaction | None) -> Event:
+    check_room_id(room_id)
+    _check_draft(draft)
     sender = requester.user_id
     keys = keys_for(draft, sender)
     local_users, counters = _members_of(draft)
     extras: list[Key] = [(Counters, user, COUNTERS) for user in counters]
+    extras += [(Alias, alias, None) for alias in _resolvable(_aliases_in(draft))]
     if transaction is not None:
         extras.append(transaction.key)
     for attempt in attempts("The room"):
@@ -114,6 +146,7 @@ def _commit_one(requester: Requester, room_id: str, draft: EventDraft, transacti
             raise Forbidden(NOT_IN_ROOM)
         if draft.state_key is not None and (same := _unchanged(view, draft, sender)) is not None:
             return same
+        _check_aliases(draft, view, found)
         room = RoomDraft(view, view.rules, counters={u: found.get((Counters, u, COUNTERS)) for u in counters})
         event = room.add(draft, sender, client_transaction=transaction.shown if transaction else None)
         if transaction is not None:
@@ -124,6 +157,14 @@ def _commit_one(requester: Requester, room_id: str, draft: EventDraft, transacti
             continue
         return event
     raise AssertionError("attempts() never ends by itself")
+
+
+def _check_draft(draft: EventDraft) -> None:
+    """What must be known before anything is looked up under the event's type and state key."""
+    if not fits_identifier(draft.type) or not fits_identifier(draft.state_key or ""):
+        raise TooLarge(f"The type or the state key has more than {MAX_IDENTIFIER_BYTES} bytes.")
+    if draft.type == "m.room.create":
+        raise Forbidden("A room is created once.")
 
 
 def _members_of(draft: EventDraft) -> tuple[list[str], list[str]]:
@@ -140,32 +181,70 @@ def _unchanged(view: RoomView, draft: EventDraft, sender: str) -> Event | None:
     current = view.event(draft.type, draft.state_key or "")
     if current is None or current.sender != sender or current.content != draft.content:
         return None
+    # To Python, true is 1 and 1.0 is 1; to JSON they are three values.
+    if json.dumps(current.content, sort_keys=True) != json.dumps(draft.content, sort_keys=True):
+        return None
     return current if view.membership(sender) == "join" else None
 
 
-def _check_aliases(room_id: str, content: Mapping[str, Any]) -> None:
-    """A canonical alias must exist and be this room's. Source: "m.room.canonical_alias", `M_BAD_ALIAS`."""
-    others = content.get("alt_aliases")
-    aliases: list[Any] = [content.get("alias"), *(others if isinstance(others, list) else [])]
-    wanted = [alias for alias in aliases if alias is not None and alias != ""]
-    if not all(isinstance(alias, str) and is_room_alias(alias) for alias in wanted):
+def _aliases_in(draft: EventDraft) -> list[str]:
+    """The aliases that a canonical alias event lists. Raises InvalidParam where they are no strings."""
+    if (draft.type, draft.state_key) != _ALIASES:
+        return []
+    alias, others = draft.content.get("alias"), draft.content.get("alt_aliases")
+    if not isinstance(others, list | None):
+        raise InvalidParam("alt_aliases is not an array.")
+    listed = [*([] if alias is None or alias == "" else [alias]), *(others or [])]
+    if not all(isinstance(entry, str) for entry in listed):
         raise InvalidParam("An alias of the room is not a room alias.")
-    local = [alias for alias in wanted if domain_of(alias) == settings().server_name]
-    found = batch_get([(Alias, alias, None) for alias in local], consistent=True) if local else {}
-    for alias in local:
+    return listed
+
+
+def _resolvable(aliases: Iterable[str]) -> list[str]:
+    return [alias for alias in aliases if is_room_alias(alias) and domain_of(alias) == settings().server_name]
+
+
+def _check_aliases(draft: EventDraft, view: RoomView, found: Mapping[Key, Any]) -> None:
+    """New canonical aliases must exist and be this room's. Source: "Send a state event", `M_BAD_ALIAS`."""
+    listed = _aliases_in(draft)
+    current = view.event(*_ALIASES) if listed else None
+    before = [current.content.get("alias"), *_list(current.content.get("alt_aliases"))] if current else []
+    for alias in listed:
+        # "Servers do not validate aliases which are being removed or are already present in the state event."
+        if alias in before:
+            continue
+        if not is_room_alias(alias):
+            raise InvalidParam("An alias of the room is not a room alias.")
         entry = found.get((Alias, alias, None))
-        if entry is None or entry.room != room_id:
+        if entry is None or entry.room != view.room_id:
             raise MatrixError(f"{alias} does not point to this room.", errcode="M_BAD_ALIAS")
 
 
-def redact(requester: Requester, room_id: str, target_id: str, content: Mapping[str, Any], txn_id: str) -> str:
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def redact(
+    requester: Requester,
+    room_id: str,
+    target_id: str,
+    content: Mapping[str, Any],
+    txn_id: str,
+    *,
+    kind: str = "redact",
+) -> str:
     """Redact an event; returns the ID of the redaction. Every copy is pruned in the same commit.
 
-    Raises NotFound for an event that is not in the room, Forbidden for someone else's event without the redact level.
+    `kind` is the endpoint that the transaction ID belongs to. Raises NotFound for an event that is not in the room,
+    Forbidden for someone else's event without the redact level, and for what keeps the room together.
     """
+    check_room_id(room_id)
+    if not is_event_id(target_id):
+        raise NotFound("This event is not in this room.")
     sender = requester.user_id
-    transaction = Transaction.of(requester, "redact", room_id, txn_id)
-    draft = EventDraft("m.room.redaction", dict(content), redacts=target_id)
+    transaction = Transaction.of(requester, kind, room_id, txn_id)
+    kept = {key: value for key, value in content.items() if key != "redacts"}
+    draft = EventDraft("m.room.redaction", kept, redacts=target_id)
     record_key: Key = (EventRecord, target_id, None)
     for attempt in attempts("The room"):
         (view, found), _ = in_parallel(
@@ -179,21 +258,13 @@ def redact(requester: Requester, room_id: str, target_id: str, content: Mapping[
         record: EventRecord | None = found.get(record_key)
         if record is None or record.room != room_id or record.position is None or record.flags:
             raise NotFound("This event is not in this room.")
-        position = int(record.position)
-        line_key: Key = (TimelineEntry, bucket_of(room_id, position), position)
-        line: TimelineEntry = batch_get([line_key], consistent=True)[line_key]
-        target = Event(target_id, room_id, unpack(line.packed), view.rules)
-        if target.is_state:
-            # Whether the event is in the current state decides if its row has to be pruned too.
-            view, found = load_room(room_id, [*keys_for(draft, sender), target.key], extras=[transaction.key])
-            if view is None:
-                raise Forbidden(NOT_IN_ROOM)
+        target = read_target(view, record)
         room = RoomDraft(view, view.rules)
         redaction = room.add(draft, sender, client_transaction=transaction.shown)
-        if not may_redact(redaction, target, room.auth_state()):
-            raise Forbidden("You may not redact this event.")
-        if line.redacted_because is None:
-            room.redact(target, position, redaction, redact_event(target))
+        check_redaction(redaction, target.event, room.auth_state())
+        if not target.is_redacted:
+            room.extras += prunings_elsewhere(view, target)
+            room.redact(target.event, target.position, redaction, redact_event(target.event))
         room.client_transaction = transaction.record(redaction.event_id)
         try:
             room.commit()

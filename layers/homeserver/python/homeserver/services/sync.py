@@ -14,11 +14,13 @@ from functools import partial
 from typing import Any
 
 import orjson
+from pynamodb.exceptions import VerboseClientError
 
 from homeserver.matrix.filters import Filter, parse_filter, project_event_fields
 from homeserver.matrix.room_versions import ROOM_VERSIONS
 from homeserver.matrix.sync_token import SyncToken, user_tag
 from homeserver.services.access_tokens import Requester
+from homeserver.services.attempts import attempts
 from homeserver.services.filters import load_filter
 from homeserver.services.sync_rooms import RoomAnswer, RoomTask, answer_rooms
 from homeserver.storage import invites, sync_bases, user_data
@@ -65,7 +67,6 @@ class _Told:
     streams: dict[str, int] = field(default_factory=dict)
     base: int = 0
     base_positions: Mapping[int, int] = field(default_factory=dict)
-    bases: Mapping[int, Mapping[int, int]] = field(default_factory=dict)
 
 
 def sync(question: SyncQuestion) -> SyncResult:
@@ -131,8 +132,8 @@ def _told_before(requester: Requester, since: str | None, epoch: int) -> tuple[_
         answer = connection().dispatch("GetItem", sync_bases.base_request(requester.user_id, requester.device_id))
         bases = sync_bases.parse_bases(answer.get("Item"))
         if token.base not in bases:
-            return _Told(bases=bases), True
-        told.base, told.bases, told.base_positions = token.base, bases, bases[token.base]
+            return _Told(), True
+        told.base, told.base_positions = token.base, bases[token.base]
         told.positions = {**told.base_positions, **told.positions}
     return told, False
 
@@ -165,6 +166,7 @@ def _read(
             since=0 if initial else told.positions.get(slot, 0),
             target=state.position,
             arrived=state.arrived,
+            again=initial and question.since is not None,
         )
         for slot, state in moved.items()
         if slot in rooms and wanted.room.includes_room(rooms[slot])
@@ -272,8 +274,23 @@ def _next_token(requester: Requester, told: _Told, epoch: int) -> str:
         text = replace(token, positions=delta, base=told.base).encode()
         if len(text) <= LONGEST_TOKEN:
             return text
-    number = max(told.bases, default=0) + 1
-    keep = {told.base: told.base_positions} if told.base else {}
-    request = sync_bases.store_base_request(requester.user_id, requester.device_id, number, told.positions, keep)
-    connection().dispatch("PutItem", request)
+    number = _store_base(requester, told)
     return replace(token, positions={}, base=number).encode()
+
+
+def _store_base(requester: Requester, told: _Told) -> int:
+    """Store the positions as a new base of the device; returns its number. The base that was in use stays readable."""
+    for _ in attempts("The sync token"):
+        read = sync_bases.base_request(requester.user_id, requester.device_id)
+        bases = sync_bases.parse_bases(connection().dispatch("GetItem", read).get("Item"))
+        number = max(bases, default=0) + 1
+        keep = {told.base: told.base_positions} if told.base in bases else bases
+        write = sync_bases.store_base_request(requester.user_id, requester.device_id, number, told.positions, keep)
+        try:
+            connection().dispatch("PutItem", write)
+        except VerboseClientError as error:
+            if error.response["Error"].get("Code") != "ConditionalCheckFailedException":
+                raise
+            continue
+        return number
+    raise AssertionError("attempts() never ends by itself")

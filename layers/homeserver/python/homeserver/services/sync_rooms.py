@@ -32,13 +32,17 @@ _ROOMS_AT_ONCE = 8
 
 @dataclass(frozen=True, slots=True)
 class RoomTask:
-    """A room that moved: `since` is the position told before (0: never), `target` the one its slot announces."""
+    """A room that moved: `since` is the position told before (0: never), `target` the one its slot announces.
+
+    `again`: the client has a timeline of the room that means nothing any more, so that this one cannot continue it.
+    """
 
     room_id: str
     slot: int
     since: int
     target: int
     arrived: int
+    again: bool = False
 
 
 @dataclass(slots=True)
@@ -105,18 +109,18 @@ def _answer_room(
             return answer
     last = min(task.target, reader.last_position)
     answer.position = max(task.target, last)
-    # A room that the user joined after the token is told from scratch, whatever was told before they left it.
+    # Clients forget the state of a room that they leave: one that the user joined after the token gets it whole. Its
+    # timeline goes on where it was told, for no event is told twice.
     fresh = task.since == 0 or (row.joined_since is not None and int(row.joined_since) > task.since)
-    since = 0 if fresh else task.since
     timeline_filter = wanted.room.timeline
     limit = timeline_filter.limit_within(default=DEFAULT_LIMIT, cap=MAX_LIMIT)
-    window = _read_window(reader, since, last, limit, timeline_filter)
-    answer.limited = window.limited
+    window = _read_window(reader, task.since, last, limit, timeline_filter)
+    answer.limited = window.limited or task.again
     first = window.shown[0].position if window.shown else last + 1
     answer.prev_batch = RoomToken.before(first).encode()
     answer.timeline = [show(entry, None, requester) for entry in window.shown]
     whole = full_state or fresh
-    state = _state_before(reader, 0 if whole else since, window, last, wanted.room.state)
+    state = _state_before(reader, 0 if whole else task.since, window, last, wanted.room.state)
     answer.state = [show_state(event, None) for event in state if _passes(wanted.room.state, event, task.room_id)]
     return answer
 

@@ -4,8 +4,8 @@ import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextvars import copy_context
-from functools import cache
+from contextvars import ContextVar, copy_context
+from functools import cache, partial
 from typing import Any, Self, TypeVar
 
 from pynamodb.connection import Connection, TableConnection
@@ -16,7 +16,7 @@ from pynamodb.expressions.update import Action
 from pynamodb.models import Model
 
 from homeserver.adapters import aws
-from homeserver.observability import count_call, current_meter, one_round
+from homeserver.observability import Meter, count_call, counting_on, current_meter
 
 ItemType = TypeVar("ItemType", bound="Item")
 BATCH_GET_LIMIT = 100  # keys in one BatchGetItem
@@ -225,14 +225,37 @@ def query_raw(
 
 
 _pool = ThreadPoolExecutor(max_workers=8, thread_name_prefix="read")
+_in_pool: ContextVar[bool] = ContextVar("in_pool", default=False)
 
 
 def in_parallel(*calls: Callable[[], Any]) -> list[Any]:
-    """The results of calls that do not depend on each other, made at the same time: one sequential round."""
-    with one_round():
-        if len(calls) <= 1 or aws.calls_stay_in_process:
-            return [call() for call in calls]
-        return [future.result() for future in [_pool.submit(copy_context().run, call) for call in calls]]
+    """The results of calls that do not depend on each other, made at the same time.
+
+    The meter counts as many sequential rounds as the longest of them has. Where one of the calls comes here itself,
+    its calls run one after the other: a pool whose threads wait for each other would stand still.
+    """
+    if len(calls) == 1:
+        return [calls[0]()]
+    meter = current_meter()
+    meters = [Meter() for _ in calls] if meter is not None else []
+    work = [partial(_counted, call, one) for call, one in zip(calls, meters, strict=True)] if meters else list(calls)
+    if aws.calls_stay_in_process or _in_pool.get():
+        results = [call() for call in work]
+    else:
+        results = [future.result() for future in [_pool.submit(copy_context().run, _pooled, call) for call in work]]
+    if meter is not None and meters:
+        meter.add_parallel(meters)
+    return results
+
+
+def _counted(call: Callable[[], Any], meter: Meter) -> Any:
+    with counting_on(meter):
+        return call()
+
+
+def _pooled(call: Callable[[], Any]) -> Any:
+    _in_pool.set(True)
+    return call()
 
 
 class TransactionCancelled(Exception):

@@ -147,10 +147,16 @@ def _follow_tree(
             state[key] = events[event_id]
 
 
-def fetch_state_events(room_id: str, event_ids: Iterable[str], rules: RoomVersionRules) -> dict[str, StateEntry]:
-    """State events of a room by ID, from their records (which keep the body of every state event)."""
-    records = batch_get([(EventRecord, event_id, None) for event_id in event_ids], consistent=False)
-    missing = [event_id for event_id in event_ids if (EventRecord, event_id, None) not in records]
+def fetch_state_events(
+    room_id: str, event_ids: Iterable[str], rules: RoomVersionRules, *, consistent: bool = False
+) -> dict[str, StateEntry]:
+    """State events of a room by ID, from their records (which keep the body of every state event).
+
+    Only with `consistent` they are certainly without what an earlier redaction took from them.
+    """
+    wanted = list(event_ids)
+    records = batch_get([(EventRecord, event_id, None) for event_id in wanted], consistent=consistent)
+    missing = [event_id for event_id in wanted if (EventRecord, event_id, None) not in records]
     if missing:
         records |= batch_get([(EventRecord, event_id, None) for event_id in missing], consistent=True)
     return {

@@ -1,0 +1,111 @@
+"""What a redaction finds, who may make it, and which copies of the event it has to prune.
+
+Source: client-server API v1.19, "Redactions"; server-server API, "Handling redactions".
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pynamodb.expressions.update import Action
+
+from homeserver.matrix import state_tree
+from homeserver.matrix.errors import Forbidden
+from homeserver.matrix.event import Event
+from homeserver.matrix.event_auth import AuthState, may_redact
+from homeserver.matrix.event_codec import pack, unpack
+from homeserver.matrix.redaction import redact_event
+from homeserver.storage.connection import Key, Transaction, batch_get
+from homeserver.storage.room_items import EventRecord, StateRow, TimelineEntry, bucket_of, state_key
+from homeserver.storage.rooms import RoomView, entry_of_row
+from homeserver.storage.state_nodes import StateNodes
+from homeserver.storage.timeline import read_entry
+
+# Without these a room, or what protects it, would no longer work.
+_NEVER_REDACTED = frozenset({"m.room.create", "m.room.server_acl"})
+
+Pruning = Callable[[Transaction], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """An event that is to be redacted, as it is stored now."""
+
+    event: Event
+    position: int
+    is_redacted: bool
+
+
+def read_target(view: RoomView, record: EventRecord) -> Target:
+    """The event of a record of this room, in one round; its row of the current state, if any, goes into the view."""
+    room_id, position = view.room_id, int(record.position or 0)
+    line_key: Key = (TimelineEntry, bucket_of(room_id, position), position)
+    row_key: Key | None = None
+    if record.packed is not None:  # only state events have their body there
+        pdu = unpack(record.packed)
+        row_key = (StateRow, room_id, state_key(pdu["type"], pdu["state_key"]))
+    found = batch_get([line_key, *([row_key] if row_key else [])], consistent=True)
+    line: TimelineEntry = found[line_key]
+    event = Event(record.event_id, room_id, unpack(line.packed or b""), view.rules)
+    # A row that is newer than the head does no harm: the commit depends on the head's version.
+    if row_key is not None and row_key in found and event.key not in view.state:
+        view.state[event.key] = entry_of_row(found[row_key], view.rules)
+    return Target(event, position, line.redacted_because is not None)
+
+
+def check_redaction(redaction: Event, target: Event, state: AuthState) -> None:
+    """Raises Forbidden unless the sender sent the event too, or has the redact level.
+
+    The rules of the room versions let a *server* redact what it sent; which of its users may is for it to say.
+    """
+    if target.type in _NEVER_REDACTED:
+        raise Forbidden(f"{target.type} cannot be redacted.")
+    levels = state.power_levels
+    has_level = levels.user_level(redaction.sender) >= levels.redact
+    if not may_redact(redaction, target, state) or not (has_level or target.sender == redaction.sender):
+        raise Forbidden("You may not redact this event.")
+
+
+def prunings_elsewhere(view: RoomView, target: Target) -> list[Pruning]:
+    """What the commit must prune of other timeline entries that quote the event."""
+    event = target.event
+    if event.is_state:
+        current = view.state.get(event.key)
+        if current is None or current.event != event:
+            # The event that replaced it shows its content as `prev_content`.
+            return [_update(view, _replaced_at(view, target), TimelineEntry.previous.remove())]
+    elif event.type == "m.room.redaction":
+        return _because(view, event)
+    return []
+
+
+def _update(view: RoomView, position: int, action: Action) -> Pruning:
+    line = TimelineEntry(bucket_of(view.room_id, position), position)
+    return lambda transaction: transaction.update(f"timeline {position}", line, [action])
+
+
+def _replaced_at(view: RoomView, target: Target) -> int:
+    """The position at which a state event left the current state: a binary search over the roots of the room."""
+    nodes, key = StateNodes(view.room_id), target.event.key
+    low, high = target.position, int(view.head.position)
+    while high - low > 1:
+        middle = (low + high) // 2
+        entry = read_entry(view.room_id, middle)
+        if entry is None:
+            raise LookupError(f"position {middle} of {view.room_id} is missing")
+        held = state_tree.get_many(nodes, entry.room_root, [key]).get(key)
+        low, high = (middle, high) if held == target.event.event_id else (low, middle)
+    return high
+
+
+def _because(view: RoomView, redaction: Event) -> list[Pruning]:
+    """The event that a redaction redacted shows it as `redacted_because`."""
+    record = EventRecord.fetch(redaction.redacts) if redaction.redacts else None
+    if record is None or record.room != view.room_id or record.position is None:
+        return []
+    position = int(record.position)
+    entry = read_entry(view.room_id, position)
+    shown = entry.redacted_because if entry is not None else None
+    if shown is None or shown["event_id"] != redaction.event_id:
+        return []
+    pruned = {**redact_event(redaction).pdu, "event_id": redaction.event_id}
+    return [_update(view, position, TimelineEntry.redacted_because.set(pack(pruned)))]
