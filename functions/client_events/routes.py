@@ -6,11 +6,10 @@ Source: client-server API v1.19, "Sending events to a room", "Redactions".
 from starlette.requests import Request
 from starlette.responses import Response
 
-from homeserver.matrix.errors import InvalidParam
 from homeserver.matrix.event_builder import EventDraft
 from homeserver.services.send_event import redact, send_message_event, send_state_event
 from homeserver.web.authentication import authenticate
-from homeserver.web.requests import json_object, json_response
+from homeserver.web.requests import field, json_object, json_response
 from homeserver.web.routing import Router
 
 router = Router()
@@ -39,6 +38,5 @@ def redact_event(request: Request, room_id: str, event_id: str, txn_id: str) -> 
     """PUT /rooms/{roomId}/redact/{eventId}/{txnId}"""
     requester = authenticate(request)
     content = json_object(request)
-    if not isinstance(content.get("reason", ""), str):
-        raise InvalidParam("reason must be a string.")
+    field(content, "reason", str)
     return json_response({"event_id": redact(requester, room_id, event_id, content, txn_id)})

@@ -3,11 +3,11 @@
 Source: client-server API v1.19, "Getting events for a room", "Event context".
 """
 
-import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
-from homeserver.matrix.errors import InvalidParam
+from homeserver.matrix.canonical_json import parse_json
+from homeserver.matrix.errors import InvalidParam, NotJson
 from homeserver.matrix.filters import RoomEventFilter, parse_room_event_filter
 from homeserver.services import history, room_state
 from homeserver.web.authentication import authenticate
@@ -24,8 +24,8 @@ def _filter(request: Request) -> RoomEventFilter:
     if text is None:
         return parse_room_event_filter({})
     try:
-        return parse_room_event_filter(orjson.loads(text))
-    except orjson.JSONDecodeError as error:
+        return parse_room_event_filter(parse_json(text.encode()))
+    except (NotJson, UnicodeEncodeError) as error:
         raise InvalidParam("filter is not JSON.") from error
 
 

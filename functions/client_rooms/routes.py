@@ -9,10 +9,11 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from homeserver.matrix.errors import BadJson, InvalidParam, MatrixError
+from homeserver.matrix.errors import BadJson, MatrixError
 from homeserver.matrix.room_versions import DEFAULT_ROOM_VERSION
 from homeserver.services import aliases, membership
 from homeserver.services.create_room import PRESETS, RoomRequest, create_room
+from homeserver.services.send_event import check_room_id
 from homeserver.settings import settings
 from homeserver.web.authentication import authenticate
 from homeserver.web.requests import field, json_object, json_response, string_list
@@ -28,13 +29,16 @@ def post_create_room(request: Request) -> Response:
     requester = authenticate(request)
     body = json_object(request)
     if field(body, "invite_3pid", list):
-        raise MatrixError("This server cannot invite by e-mail address or phone number.", errcode="M_THREEPID_DENIED")
+        raise MatrixError(
+            "This server cannot invite by e-mail address or phone number.", errcode="M_THREEPID_DENIED", status=403
+        )
+    version: str | None = field(body, "room_version", str)
     room_id = create_room(
         requester,
         RoomRequest(
             preset=_choice(body, "preset", tuple(PRESETS)),
             visibility=_choice(body, "visibility", ("public", "private")) or "private",
-            room_version=field(body, "room_version", str) or DEFAULT_ROOM_VERSION,
+            room_version=DEFAULT_ROOM_VERSION if version is None else version,
             alias_localpart=field(body, "room_alias_name", str),
             name=field(body, "name", str),
             topic=field(body, "topic", str),
@@ -51,7 +55,7 @@ def post_create_room(request: Request) -> Response:
 def _choice(body: Mapping[str, Any], name: str, choices: tuple[str, ...]) -> str | None:
     value: str | None = field(body, name, str)
     if value is not None and value not in choices:
-        raise InvalidParam(f"{name} must be one of {', '.join(choices)}.")
+        raise BadJson(f"{name} must be one of {', '.join(choices)}.")
     return value
 
 
@@ -82,8 +86,7 @@ def join_by_id_or_alias(request: Request, room_id_or_alias: str) -> Response:
 def join(request: Request, room_id: str) -> Response:
     """POST /rooms/{roomId}/join"""
     requester = authenticate(request)
-    if not room_id.startswith("!"):
-        raise InvalidParam("This is not a room ID.")
+    check_room_id(room_id)  # an alias is joined at another endpoint
     return json_response({"room_id": membership.join_room(requester, room_id, reason=_reason(json_object(request)))})
 
 
@@ -93,7 +96,9 @@ def invite(request: Request, room_id: str) -> Response:
     requester = authenticate(request)
     body = json_object(request)
     if "user_id" not in body and "medium" in body:
-        raise MatrixError("This server cannot invite by e-mail address or phone number.", errcode="M_THREEPID_DENIED")
+        raise MatrixError(
+            "This server cannot invite by e-mail address or phone number.", errcode="M_THREEPID_DENIED", status=403
+        )
     user_id = field(body, "user_id", str, required=True)
     membership.invite(requester, room_id, user_id, reason=_reason(body))
     return json_response({})

@@ -2,13 +2,12 @@
 
 import json
 import os
-from contextlib import nullcontext
 from typing import Any
 
 from client_sync.routes import Answer, Handler, router
 from homeserver.adapters import slim_aws
 from homeserver.matrix.errors import MatrixError, Unrecognized
-from homeserver.observability import configure_logging, log, metered
+from homeserver.observability import configure_logging, cost_metered, log
 from homeserver.settings import settings
 
 configure_logging(os.environ.get("LOG_LEVEL") or "INFO")
@@ -23,8 +22,7 @@ for _endpoint in router.endpoints:
 
 def lambda_handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
     """Answer one request, an HTTP API event of payload format 2.0; errors look as homeserver.web.routing's do."""
-    counting = metered() if settings().cost_meter else nullcontext()
-    with counting as meter:
+    with cost_metered("client_sync", enabled=settings().cost_meter) as meter:
         try:
             answer = _handler_of(event)(event, context)
         except MatrixError as error:

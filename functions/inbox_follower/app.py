@@ -7,8 +7,9 @@ goes into the queue of failed records, from where the sweep takes it up.
 from typing import Any
 
 from homeserver.adapters.queues import send_json
-from homeserver.observability import log
+from homeserver.observability import cost_metered, log
 from homeserver.services.inboxes import follow_room
+from homeserver.settings import settings
 
 
 def lambda_handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
@@ -17,6 +18,12 @@ def lambda_handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
     for record in event["Records"]:
         change = record["dynamodb"]
         last_record[change["Keys"]["room"]["S"]] = change["SequenceNumber"]
+    with cost_metered("inbox_follower", enabled=settings().cost_meter):
+        return {"batchItemFailures": _follow(last_record)}
+
+
+def _follow(last_record: dict[str, str]) -> list[dict[str, str]]:
+    """Follow each room; returns the records that the stream has to repeat."""
     failures = []
     for room_id, sequence_number in last_record.items():
         try:
@@ -30,4 +37,4 @@ def lambda_handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
                 # Without the queue the stream itself has to repeat the record.
                 log.exception("%s could not be put aside", room_id)
                 failures.append({"itemIdentifier": sequence_number})
-    return {"batchItemFailures": failures}
+    return failures

@@ -1,12 +1,11 @@
 """Builds the answer of `/sync`; invoked by `client_sync` when there is something to tell."""
 
-from contextlib import nullcontext
 from typing import Any
 
 import orjson
 
 from homeserver.matrix.errors import MatrixError
-from homeserver.observability import metered
+from homeserver.observability import cost_metered
 from homeserver.services.access_tokens import Requester
 from homeserver.services.sync import SyncQuestion, sync
 from homeserver.settings import settings
@@ -19,8 +18,9 @@ def lambda_handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
         since=event.get("since"),
         filter_text=event.get("filter"),
         full_state=bool(event.get("full_state")),
+        use_state_after=bool(event.get("use_state_after")),
     )
-    with metered() if settings().cost_meter else nullcontext() as meter:
+    with cost_metered("sync_answer", enabled=settings().cost_meter) as meter:
         try:
             result = sync(question)
         except MatrixError as error:

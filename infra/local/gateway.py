@@ -110,6 +110,9 @@ class Gateway:
         self._threads.submit(work)
         try:
             handled: tuple[int, bytes, Headers] = await outcome
+        except asyncio.CancelledError:
+            # The server stops and waits no longer: the client shall hear so in JSON, and come again.
+            return 503, _message("Service Unavailable"), list(_JSON)
         finally:
             timer.cancel()
         return handled

@@ -29,7 +29,7 @@ from local.routes import Router
 from local.schedules import Schedules
 from local.snapshot import Snapshots
 from local.streams import StreamMapping
-from local.template import ACCOUNT, REGION, Stack, parameters_of
+from local.template import ACCOUNT, REGION, Stack, TemplateError, parameters_of
 
 log = logging.getLogger("local")
 DEFAULTS = {"ServerName": "localhost", "Registration": "open", "LogLevel": "WARNING"}
@@ -52,7 +52,7 @@ class LocalRun:
         self._started = time.perf_counter()
         self.data = DataDir(Path(environ.get("DATA_DIR") or ".data").resolve())
         try:
-            self._socket = _bound(environ.get("BIND_HOST") or "127.0.0.1", int(environ.get("PORT") or "8008"))
+            self._socket = _bound(environ.get("BIND_HOST") or "127.0.0.1", _port(environ.get("PORT") or "8008"))
             self.host, self.port = self._socket.getsockname()[:2]
             self.url = f"http://{self.host}:{self.port}"
             self.stack = Stack(template, parameters_of(template, environ, DEFAULTS), attributes=self._attributes())
@@ -232,6 +232,12 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
         return None
     factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
     return factory
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or int(text) > 65_535:
+        raise TemplateError(f"PORT is {text!r}; it must be a number from 0 (any free port) to 65535")
+    return int(text)
 
 
 def _bound(host: str, port: int) -> socket.socket:

@@ -120,6 +120,8 @@ class Stack:
             allowed = [str(choice) for choice in declared.get("AllowedValues", ())]
             if allowed and value not in allowed:
                 raise TemplateError(f"{snake(name)} is {value!r}; it must be one of {', '.join(allowed)}")
+            if declared.get("Type") == "Number" and not re.fullmatch(r"-?[0-9]+(\.[0-9]+)?", str(value)):
+                raise TemplateError(f"{snake(name)} is {value!r}; it must be a number")
             pattern = declared.get("AllowedPattern")
             if pattern and isinstance(value, str) and not re.fullmatch(pattern, value):
                 why = declared.get("ConstraintDescription", f"must match {pattern}")

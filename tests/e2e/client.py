@@ -73,17 +73,17 @@ class Client:
         for twin in self._twins:
             twin.close()
 
-    def twin(self, base: str | None = None) -> "Client":
-        """The same device with connections of its own, for another thread or another process of the server.
-
-        It goes on where this one's chain stands. It is closed with this one.
-        """
-        twin = Client(
-            base or self.base, user_id=self.user_id, device_id=self.device_id, token=self.token, since=self.since
-        )
-        twin.seen = {room_id: list(events) for room_id, events in self.seen.items()}
+    def twin(self) -> "Client":
+        """The same device with connections of its own, for another thread; closed with this one."""
+        twin = self.moved_to(self.base)
         self._twins.append(twin)
         return twin
+
+    def moved_to(self, base: str) -> "Client":
+        """The same device at another address: it goes on where this one's sync chain stands."""
+        moved = Client(base, user_id=self.user_id, device_id=self.device_id, token=self.token, since=self.since)
+        moved.seen = {room_id: list(events) for room_id, events in self.seen.items()}
+        return moved
 
     # ── requests ───────────────────────────────────────────────────────────────────────────────────
 

@@ -28,6 +28,8 @@ class Server(LocalProcess):
         for client in self._clients:
             client.close()
         super().__exit__(*exception)
+        if exception[0] is not None:
+            print(self.log)
 
     @property
     def url(self) -> str:
@@ -40,6 +42,12 @@ class Server(LocalProcess):
     def client(self) -> Client:
         """A client of nobody yet; closed with the server."""
         client = Client(self.url)
+        self._clients.append(client)
+        return client
+
+    def welcome(self, user: Client) -> Client:
+        """A device that was logged in before this process was started, with its token and its sync chain."""
+        client = user.moved_to(self.url)
         self._clients.append(client)
         return client
 

@@ -16,6 +16,7 @@ from botocore.credentials import Credentials as BotocoreCredentials
 from homeserver.adapters import slim_aws
 from homeserver.adapters.slim_aws import AwsError, Credentials, FunctionFailed, dynamodb, in_parallel, invoke, signature
 from homeserver.observability import metered
+from homeserver.request_units import item_bytes
 
 GET = {"TableName": "tokens", "Key": {"hash": {"S": "h"}}}
 
@@ -368,7 +369,7 @@ def test_items_are_measured_as_dynamodb_bills_them() -> None:
         "m": {"M": {"k": {"S": "v"}}},  # 1 + 3 + 1 + 1 + 1
         "l": {"L": [{"N": "7"}]},  # 1 + 3 + 1 + 2
     }
-    assert slim_aws.item_bytes(item) == 4 + 5 + 3 + 3 + 2 + 4 + 7 + 7
+    assert item_bytes(item) == 4 + 5 + 3 + 3 + 2 + 4 + 7 + 7
 
 
 def test_the_endpoint_is_the_regions_own_where_none_is_set(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,9 @@ The meter counts what one invocation consumes: sequential DynamoDB rounds, calls
 and CPU milliseconds. It is always there; with `COST_METER=on` each answer reports it in `Server-Timing`.
 """
 
+import json
 import logging
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -68,6 +70,31 @@ def counting_on(meter: Meter) -> Iterator[None]:
         yield
     finally:
         _meter.reset(token)
+
+
+@contextmanager
+def cost_metered(function: str, *, enabled: bool) -> Iterator[Meter | None]:
+    """Count what the block consumes and report it as metrics of this function; None and no work where not enabled.
+
+    The metrics are a line of CloudWatch's embedded metric format in the function's log: three for each function, which
+    CloudWatch bills; without CloudWatch nobody reads the line, so it is written on Lambda only.
+    """
+    if not enabled:
+        yield None
+        return
+    with metered() as meter:
+        yield meter
+    if "AWS_LAMBDA_FUNCTION_NAME" in os.environ:
+        print(_embedded_metrics(function, meter), flush=True)  # noqa: T201 - standard output is where Lambda reads it
+
+
+def _embedded_metrics(function: str, meter: Meter) -> str:
+    names = {"ReadUnits": meter.rru, "WriteUnits": meter.wru, "Cpu": meter.cpu_ms}
+    units = {"Cpu": "Milliseconds"}
+    metrics = [{"Name": name, "Unit": units.get(name, "Count")} for name in names]
+    directive = {"Namespace": "Eigenserver", "Dimensions": [["Function"]], "Metrics": metrics}
+    header = {"Timestamp": time.time_ns() // 1_000_000, "CloudWatchMetrics": [directive]}
+    return json.dumps({"_aws": header, "Function": function, "Rounds": meter.rounds, "Calls": meter.calls, **names})
 
 
 def current_meter() -> Meter | None:

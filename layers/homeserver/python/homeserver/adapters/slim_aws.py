@@ -26,6 +26,7 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 from homeserver.observability import count_call, current_meter, one_round
+from homeserver.request_units import read_units, write_units
 
 # (service, target, body) -> (HTTP status, body). `target` is DynamoDB's operation or Lambda's function name. Set, it
 # takes the place of the network: the local run and the tests. For a function that fails it raises FunctionFailed.
@@ -91,7 +92,7 @@ def dynamodb(operation: str, request: Mapping[str, Any]) -> dict[str, Any]:
         request = {**request, "ReturnConsumedCapacity": "TOTAL"}
     answer: dict[str, Any] = json.loads(_call("dynamodb", operation, _encode(request), _STORE_SECONDS))
     if metering:
-        count_call(rru=_read_units(operation, request, answer), wru=_write_units(operation, answer))
+        count_call(rru=read_units(operation, request, answer), wru=write_units(operation, answer))
     return answer
 
 
@@ -319,7 +320,7 @@ def _signing_key(secret: str, day: str, region_name: str, service: str) -> bytes
     return key
 
 
-# ── JSON and units ───────────────────────────────────────────────────────────────────────────────────────
+# ── JSON ───────────────────────────────────────────────────────────────────────────────────────
 
 
 def _encode(value: Mapping[str, Any]) -> bytes:
@@ -330,44 +331,3 @@ def _binary(value: object) -> str:
     if isinstance(value, bytes):
         return b64encode(value).decode()
     raise TypeError(f"{type(value).__name__} has no JSON")
-
-
-def _read_units(operation: str, request: Mapping[str, Any], answer: Mapping[str, Any]) -> float:
-    """4 KB and part thereof are one unit, half of one if eventually consistent; a Query rounds its items' sum."""
-    if operation == "Query":
-        size = sum(item_bytes(item) for item in answer["Items"])
-    elif operation == "GetItem":
-        size = item_bytes(answer.get("Item") or {})
-    else:
-        return 0.0
-    return max(1, -(-size // 4096)) * (1.0 if request.get("ConsistentRead") else 0.5)
-
-
-def _write_units(operation: str, answer: Mapping[str, Any]) -> float:
-    if operation not in _WRITES:
-        return 0.0
-    return float((answer.get("ConsumedCapacity") or {}).get("CapacityUnits", 1.0))
-
-
-def item_bytes(item: Mapping[str, Any]) -> int:
-    """The size of an item as DynamoDB bills it: names and values in bytes, binaries as `bytes` or base64."""
-    return sum(len(name.encode()) + _value_bytes(value) for name, value in item.items())
-
-
-def _value_bytes(value: Mapping[str, Any]) -> int:
-    ((kind, content),) = value.items()
-    match kind:
-        case "S":
-            return len(content.encode())
-        case "N":
-            return (len(content) + 1) // 2 + 1
-        case "B":
-            return len(content) if isinstance(content, bytes) else len(content.rstrip("=")) * 3 // 4
-        case "SS" | "NS" | "BS":
-            return sum(_value_bytes({kind[0]: entry}) for entry in content)
-        case "M":
-            return 3 + sum(len(name.encode()) + 1 + _value_bytes(entry) for name, entry in content.items())
-        case "L":
-            return 3 + sum(1 + _value_bytes(entry) for entry in content)
-        case _:
-            return 1

@@ -127,7 +127,8 @@ def _edges(edges: Sequence[Edge], rules: RoomVersionRules) -> list[Any]:
 
 
 def _refuse_rounded_numbers(content: Any) -> None:
-    # Room versions 1 to 5 bear floats. One of 2^53 or more no longer tells which number was meant: not from us.
+    # Room versions 1 to 5 bear floats and integers of any size. Beyond 2^53 a float no longer tells which number was
+    # meant, and few clients read the integer: not from us.
     pending: list[Any] = [content]
     while pending:
         item = pending.pop()
@@ -135,5 +136,5 @@ def _refuse_rounded_numbers(content: Any) -> None:
             pending.extend(item.values())
         elif isinstance(item, list):
             pending.extend(item)
-        elif isinstance(item, float) and not abs(item) <= MAX_INTEGER:
+        elif isinstance(item, float | int) and not abs(item) <= MAX_INTEGER:
             raise BadJson("The event has a number that is too large to be exact")

@@ -112,5 +112,5 @@ def deactivate(requester: Requester, body: Mapping[str, Any]) -> str:
     except TransactionCancelled as lost:
         if not lost.failed("session"):
             raise  # else a repetition of this request was faster, and everything is done
-    # "must be `success` if the homeserver has no identifiers to unbind for the user": no account has any.
+    # With nothing to unbind the answer has to be `success`, and no account has an identifier that was bound.
     return "success"

@@ -7,7 +7,9 @@ from homeserver.matrix.errors import Forbidden, InvalidParam, MatrixError, NotFo
 from homeserver.matrix.event_auth import AuthState
 from homeserver.matrix.identifiers import domain_of, is_room_alias, is_room_id
 from homeserver.services.access_tokens import Requester
+from homeserver.services.attempts import attempts
 from homeserver.services.room_draft import now_ms
+from homeserver.services.send_event import NOT_IN_ROOM, check_room_id
 from homeserver.settings import settings
 from homeserver.storage.connection import Transaction, TransactionCancelled, query_range
 from homeserver.storage.room_items import Alias, RoomAlias
@@ -57,29 +59,36 @@ def create_alias(requester: Requester, alias: str, room_id: str) -> None:
     view, _ = load_room(room_id, [("m.room.create", ""), ("m.room.member", requester.user_id)])
     if view is None or view.membership(requester.user_id) != "join":
         raise Forbidden("Only members of a room can give it an alias.")
-    transaction = Transaction()
-    add_alias(transaction, alias, room_id, requester.user_id)
-    try:
-        transaction.commit()
-    except TransactionCancelled as error:
-        raise MatrixError(f"The alias {alias} exists already.", status=409) from error
+    for _ in attempts("The alias"):
+        transaction = Transaction()
+        add_alias(transaction, alias, room_id, requester.user_id)
+        try:
+            transaction.commit()
+        except TransactionCancelled as error:
+            if error.failed("alias"):
+                raise MatrixError(f"The alias {alias} exists already.", status=409) from error
+            continue
+        return
 
 
 def delete_alias(requester: Requester, alias: str) -> None:
     """Remove an alias: allowed to who made it, and to who may set the room's canonical alias."""
-    check_local_alias(alias)
-    entry = Alias.fetch(alias)
-    if entry is None:
-        raise NotFound("There is no such room alias.")
-    if entry.creator != requester.user_id and not _may_set_aliases(requester.user_id, entry.room):
-        raise Forbidden("Only who made the alias, or a moderator of the room, can remove it.")
-    transaction = Transaction()
-    transaction.delete("alias", entry, Alias.room == entry.room)
-    transaction.delete("room alias", RoomAlias(entry.room, _PREFIX + alias))
-    try:
-        transaction.commit()
-    except TransactionCancelled as error:
-        raise NotFound("There is no such room alias.") from error
+    if not is_room_alias(alias):
+        raise InvalidParam("This is not a room alias.")
+    for _ in attempts("The alias"):
+        entry = Alias.fetch(alias)  # None for those of other servers
+        if entry is None:
+            raise NotFound("There is no such room alias.")
+        if entry.creator != requester.user_id and not _may_set_aliases(requester.user_id, entry.room):
+            raise Forbidden("Only who made the alias, or a moderator of the room, can remove it.")
+        transaction = Transaction()
+        transaction.delete("alias", entry, Alias.room == entry.room)
+        transaction.delete("room alias", RoomAlias(entry.room, _PREFIX + alias))
+        try:
+            transaction.commit()
+        except TransactionCancelled:
+            continue
+        return
 
 
 def _may_set_aliases(user_id: str, room_id: str) -> bool:
@@ -93,10 +102,11 @@ def _may_set_aliases(user_id: str, room_id: str) -> bool:
 
 def aliases_of(requester: Requester, room_id: str) -> list[str]:
     """The aliases of this server that point to a room. Raises Forbidden unless the requester may see its state."""
+    check_room_id(room_id)
     visibility, member = ("m.room.history_visibility", ""), ("m.room.member", requester.user_id)
     view, _ = load_room(room_id, [visibility, member])
     setting = view.event(*visibility) if view else None
     world_readable = setting is not None and setting.content.get("history_visibility") == "world_readable"
     if view is None or (view.membership(requester.user_id) != "join" and not world_readable):
-        raise Forbidden("You are not in this room.")
-    return [row.k.removeprefix(_PREFIX) for row in query_range(RoomAlias, room_id, _PREFIX, consistent=False)]
+        raise Forbidden(NOT_IN_ROOM)
+    return [row.k.removeprefix(_PREFIX) for row in query_range(RoomAlias, room_id, _PREFIX, consistent=True)]

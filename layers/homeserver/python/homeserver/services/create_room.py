@@ -17,11 +17,11 @@ from homeserver.services import rate_limits
 from homeserver.services.access_tokens import Requester
 from homeserver.services.aliases import add_alias, check_local_alias, publish
 from homeserver.services.attempts import attempts
-from homeserver.services.membership import check_can_invite, member_profile
+from homeserver.services.membership import member_profile
 from homeserver.services.room_draft import Raced, RoomDraft
-from homeserver.services.send_event import keys_for
+from homeserver.services.send_event import check_can_invite, keys_for, local_users_of
 from homeserver.settings import settings
-from homeserver.storage.connection import Key, TransactionCancelled, batch_get
+from homeserver.storage.connection import Key, TransactionCancelled, batch_get, in_parallel
 from homeserver.storage.inbox import Counters
 from homeserver.storage.inbox_shards import COUNTERS
 from homeserver.storage.profiles import Profile
@@ -71,7 +71,8 @@ def create_room(requester: Requester, request: RoomRequest) -> str:
     """Make a room and return its ID.
 
     One commit holds everything up to about 25 events. What goes beyond (long initial states, many invitations) is
-    authorised before anything is written and follows in further commits.
+    authorised before anything is written and follows in further commits. Invited users of this server need not exist
+    (see `check_can_invite`); naming one twice, or oneself, changes nothing.
 
     Raises MatrixError with M_UNSUPPORTED_ROOM_VERSION, M_ROOM_IN_USE (the alias exists), M_INVALID_ROOM_STATE (the
     initial state contradicts itself), or what is wrong with a parameter.
@@ -81,16 +82,17 @@ def create_room(requester: Requester, request: RoomRequest) -> str:
         raise MatrixError("This server does not know this room version.", errcode="M_UNSUPPORTED_ROOM_VERSION")
     preset = PRESETS[request.preset or ("public_chat" if request.visibility == "public" else "private_chat")]
     alias = _alias(request.alias_localpart)
-    _check(request)
-    rate_limits.take_send(requester.user_id)
+    _check(request, rules)
 
     user_id = requester.user_id
     invited = list(dict.fromkeys(user for user in request.invite if user != user_id))
     counters_key: Key = (Counters, user_id, COUNTERS)
     alias_key: list[Key] = [(Alias, alias, None)] if alias else []
-    for _ in attempts("The server"):
-        found = batch_get(
-            [counters_key, *alias_key, *((Profile, user, None) for user in (user_id, *invited))], consistent=True
+    keys: list[Key] = [counters_key, *alias_key, *((Profile, user, None) for user in (user_id, *invited))]
+    for attempt in attempts("The server"):
+        found, _ = in_parallel(
+            lambda: batch_get(keys, consistent=True),
+            (lambda: None) if attempt else (lambda: rate_limits.take_send(user_id)),
         )
         if any(key in found for key in alias_key):
             raise _alias_in_use(alias)
@@ -115,13 +117,23 @@ def create_room(requester: Requester, request: RoomRequest) -> str:
     return room_id
 
 
-def _check(request: RoomRequest) -> None:
+def _check(request: RoomRequest, rules: RoomVersionRules) -> None:
     if len(request.invite) > _MOST_INVITES:
         raise InvalidParam(f"At most {_MOST_INVITES} users can be invited while a room is made.")
     if len(request.initial_state) > _MOST_INITIAL_STATE:
         raise InvalidParam(f"At most {_MOST_INITIAL_STATE} events can be in initial_state.")
     for user_id in request.invite:
         check_can_invite(user_id)
+    for event in request.initial_state:
+        if event["type"] in _NOT_INITIAL:
+            raise BadJson(f"initial_state cannot have an event of type {event['type']}.")
+        if event["type"] == "m.room.member" and event["content"].get("membership") == "invite":
+            check_can_invite(event["state_key"])
+    creators = request.creation_content.get("additional_creators", [])
+    if rules.creators_have_infinite_power and not (
+        isinstance(creators, list) and all(is_user_id(user) for user in creators)
+    ):
+        raise BadJson("additional_creators must be an array of user IDs.")
 
 
 def _alias(localpart: str | None) -> str | None:
@@ -189,6 +201,7 @@ def _drafts(
 
 
 _FIRST_EVENTS = frozenset({"m.room.create", "m.room.member", "m.room.power_levels"})
+_NOT_INITIAL = frozenset({"m.room.create", "m.room.redaction"})
 
 
 def _create_content(
@@ -199,10 +212,7 @@ def _create_content(
     if not rules.creator_is_sender:
         content["creator"] = user_id
     if rules.creators_have_infinite_power and preset.trusted:
-        given = content.get("additional_creators", [])
-        if not isinstance(given, list) or not all(is_user_id(user) for user in given):
-            raise BadJson("additional_creators must be an array of user IDs.")
-        content["additional_creators"] = list(dict.fromkeys([*given, *invited]))
+        content["additional_creators"] = list(dict.fromkeys([*content.get("additional_creators", []), *invited]))
     return content
 
 
@@ -219,8 +229,7 @@ def _power_levels(
             "m.room.history_visibility": 100,
             "m.room.encryption": 100,
             "m.room.server_acl": 100,
-            # From room version 12 an upgrade takes more than state_default: only creators have it at first.
-            "m.room.tombstone": 150 if rules.creators_have_infinite_power else 100,
+            "m.room.tombstone": 100,
         },
         "events_default": 0,
         "invite": 0,
@@ -234,7 +243,21 @@ def _power_levels(
         trusted = invited if preset.trusted else ()
         content["users"] = dict.fromkeys((user_id, *trusted), 100)
     content.update(request.power_level_override)
+    if rules.creators_have_infinite_power:
+        _guard_upgrades(content, request.power_level_override.get("events"))
     return content
+
+
+def _guard_upgrades(content: dict[str, Any], override: Any) -> None:
+    """From room version 12 an upgrade takes more than `state_default`, unless the client itself says how much.
+
+    Values that are no levels are left to the authorisation rules.
+    """
+    events, state_default = content["events"], content["state_default"]
+    is_named = isinstance(override, dict) and "m.room.tombstone" in override
+    if isinstance(events, dict) and not is_named:
+        above = state_default + 1 if type(state_default) is int else 0
+        content["events"] = {**events, "m.room.tombstone": max(150, above)}
 
 
 def _add_all(room: RoomDraft, drafts: Sequence[EventDraft], user_id: str) -> list[EventDraft]:
@@ -256,8 +279,9 @@ def _add_all(room: RoomDraft, drafts: Sequence[EventDraft], user_id: str) -> lis
 def _commit_more(room_id: str, drafts: Sequence[EventDraft], user_id: str) -> list[EventDraft]:
     """Commit as many further drafts as fit into one commit; returns the rest."""
     keys = [key for draft in drafts for key in keys_for(draft, user_id)]
+    users = local_users_of(draft.state_key or "" for draft in drafts if draft.type == "m.room.member")
     for _ in attempts("The room"):
-        view, _found = load_room(room_id, keys)
+        view, _found = load_room(room_id, keys, local_users=users)
         if view is None:
             raise AssertionError("a room that was just made is gone")
         room = RoomDraft(view, view.rules)

@@ -7,15 +7,17 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from homeserver.matrix import state_tree
-from homeserver.matrix.errors import InvalidParam, NotFound
+from homeserver.matrix.errors import Forbidden, InvalidParam, NotFound
 from homeserver.matrix.filters import RoomEventFilter
-from homeserver.matrix.sync_token import RoomToken, decode_either
+from homeserver.matrix.identifiers import is_event_id
+from homeserver.matrix.sync_token import RoomToken
 from homeserver.services.access_tokens import Requester
 from homeserver.services.event_view import show, show_state
-from homeserver.services.room_state import position_in
+from homeserver.services.room_state import last_before, timeline_token
 from homeserver.services.visibility import Reader, reader_of
 from homeserver.storage.room_items import EventRecord
 from homeserver.storage.rooms import fetch_state_events
+from homeserver.storage.state_cache import state_events
 from homeserver.storage.state_nodes import StateNodes
 from homeserver.storage.timeline import Entry, read_entry, read_positions
 
@@ -23,16 +25,6 @@ DEFAULT_LIMIT = 10
 MAX_LIMIT = 500
 _PAGE = 100
 _MOST_PAGES = 10  # of entries that a filter or the visibility may hide, before an answer goes out nevertheless
-
-
-def _token(text: str, reader: Reader) -> RoomToken:
-    token = decode_either(text, user_id=reader.user_id)
-    return token if isinstance(token, RoomToken) else RoomToken(position_in(token, reader))
-
-
-def _last_before(token: RoomToken) -> int:
-    """The last live position that lies before a token."""
-    return token.live if token.offset == 0 else token.live - 1
 
 
 def messages(
@@ -51,42 +43,34 @@ def messages(
     """
     reader = reader_of(requester.user_id, room_id)
     last = reader.last_position
-    if start is None:
-        begin = RoomToken(last) if backwards else RoomToken(0)
-    else:
-        begin = _token(start, reader)
-    until = _token(stop, reader) if stop is not None else (RoomToken(0) if backwards else RoomToken(last))
-    position = _last_before(begin)
+    ends = RoomToken(0), RoomToken(last)
+    begin = timeline_token(start, reader, requester) if start is not None else ends[backwards]
+    until = timeline_token(stop, reader, requester) if stop is not None else ends[not backwards]
+    position, final = min(last_before(begin), last), min(last_before(until), last)
     chunk: list[Entry] = []
-    more = True
+    size = min(_PAGE, max(limit, 20))
     for _ in range(_MOST_PAGES):
-        want = max(limit - len(chunk), 1)
-        size = min(_PAGE, max(want, 20))
         if backwards:
-            position = min(position, last)
-            low = max(position - size + 1, _last_before(until) + 1)
-            page = list(reversed(read_positions(room_id, low, position)))
+            page = read_positions(room_id, max(position - size, final) + 1, position)[::-1]
         else:
-            high = min(position + size, _last_before(until), last)
-            page = read_positions(room_id, position + 1, high)
-        if not page:
-            more = False
-            break
+            page = read_positions(room_id, position + 1, min(position + size, final))
         visible = {entry.position for entry in _filtered(reader, page, event_filter, room_id)}
         for entry in page:
             if entry.position in visible:
                 chunk.append(entry)
             position = entry.position - 1 if backwards else entry.position
-            if len(chunk) >= limit:
+            if len(chunk) == limit:
                 break
-        if len(chunk) >= limit:
+        if not page or len(chunk) == limit:
             break
-    if backwards:
-        more = more and position > _last_before(until)
-    end = RoomToken(position) if backwards else RoomToken(max(position, _last_before(begin)))
-    answer: dict[str, Any] = {"chunk": [show(entry, room_id, requester) for entry in chunk], "start": begin.encode()}
-    if more or (not backwards and chunk):
-        answer["end"] = end.encode()
+        size = _PAGE  # much of what was read is hidden
+    answer: dict[str, Any] = {
+        "chunk": [show(entry, room_id, requester) for entry in chunk],
+        "start": start if start is not None else begin.encode(),
+    }
+    # Forwards the last page has a token too: more may happen.
+    if position > final if backwards else chunk or position < final:
+        answer["end"] = RoomToken(position).encode()
     if event_filter.lazy_load_members and chunk:
         answer["state"] = members_of_senders(reader, chunk, max(entry.position for entry in chunk))
     return answer
@@ -116,7 +100,7 @@ def members_of_senders(reader: Reader, entries: Iterable[Entry], position: int) 
 
 def _entry_of(reader: Reader, event_id: str) -> Entry:
     """The entry of an event that the reader may see. Raises NotFound for any other."""
-    record = EventRecord.fetch(event_id)
+    record = EventRecord.fetch(event_id) if is_event_id(event_id) else None
     if record is None or record.room != reader.view.room_id or record.position is None or record.flags:
         raise NotFound("There is no such event in this room.")
     entry = read_entry(reader.view.room_id, int(record.position))
@@ -127,7 +111,11 @@ def _entry_of(reader: Reader, event_id: str) -> Entry:
 
 def event(requester: Requester, room_id: str, event_id: str) -> dict[str, Any]:
     """One event. Raises NotFound for an event that does not exist or that the requester may not see."""
-    return show(_entry_of(reader_of(requester.user_id, room_id), event_id), room_id, requester)
+    try:
+        reader = reader_of(requester.user_id, room_id)
+    except Forbidden as error:
+        raise NotFound("There is no such event in this room.") from error
+    return show(_entry_of(reader, event_id), room_id, requester)
 
 
 def context(
@@ -165,8 +153,8 @@ def _state_at(
     if event_filter.lazy_load_members:
         senders = {entry.pdu["sender"] for entry in shown if entry.pdu is not None}
         ids = {key: i for key, i in ids.items() if key[0] != "m.room.member" or key[1] in senders}
-    found = fetch_state_events(room_id, ids.values(), reader.view.rules)
-    return [show_state(entry.event, room_id) for entry in found.values()]
+    events = state_events(reader.view.head, reader.view.rules, ids.values())
+    return [show_state(event, room_id) for event in events if event_filter.matches(event.pdu, room_id)]
 
 
 def parse_direction(text: str | None) -> bool:

@@ -9,15 +9,15 @@ from typing import Any
 from homeserver.matrix.errors import Forbidden, InvalidParam, MatrixError, NotFound
 from homeserver.matrix.event import Event
 from homeserver.matrix.event_builder import EventDraft
-from homeserver.matrix.identifiers import domain_of, is_room_alias, is_user_id
+from homeserver.matrix.identifiers import domain_of, is_user_id
 from homeserver.observability import log
 from homeserver.services.access_tokens import Requester
 from homeserver.services.aliases import room_of_alias
 from homeserver.services.attempts import attempts
 from homeserver.services.room_draft import Raced, RoomDraft
-from homeserver.services.send_event import NOT_IN_ROOM, keys_for
+from homeserver.services.send_event import NOT_IN_ROOM, check_can_invite, check_room_id, keys_for
 from homeserver.settings import settings
-from homeserver.storage.connection import Key, query_range
+from homeserver.storage.connection import Key, Transaction, TransactionCancelled, query_range
 from homeserver.storage.inbox import Counters
 from homeserver.storage.inbox_shards import COUNTERS
 from homeserver.storage.profiles import Profile, profile_fields
@@ -39,11 +39,8 @@ def join_room(requester: Requester, room_id_or_alias: str, *, reason: str | None
 
     Raises NotFound for a room that this server does not know, Forbidden where the rules refuse the join.
     """
-    room_id = room_id_or_alias
-    if is_room_alias(room_id_or_alias):
-        room_id = room_of_alias(room_id_or_alias)
-    elif not room_id_or_alias.startswith("!"):
-        raise InvalidParam("This is neither a room ID nor a room alias.")
+    is_alias = room_id_or_alias.startswith("#")
+    room_id = room_of_alias(room_id_or_alias) if is_alias else room_id_or_alias
     user_id = requester.user_id
     content: dict[str, Any] = {"membership": "join"}
     if reason is not None:
@@ -53,22 +50,17 @@ def join_room(requester: Requester, room_id_or_alias: str, *, reason: str | None
 
 
 def invite(requester: Requester, room_id: str, user_id: str, *, reason: str | None, is_direct: bool = False) -> None:
-    """Invite a user. Raises Forbidden where the rules refuse it, also for someone who is in the room already."""
+    """Invite a user; inviting them again changes nothing.
+
+    Raises Forbidden where the rules refuse it, also for someone who is in the room already.
+    """
     check_can_invite(user_id)
     content: dict[str, Any] = {"membership": "invite"}
     if is_direct:
         content["is_direct"] = True
     if reason is not None:
         content["reason"] = reason
-    _change(requester.user_id, user_id, room_id, content, with_profile=True)
-
-
-def check_can_invite(user_id: str) -> None:
-    """Raises InvalidParam for no user ID, and Forbidden for a user whom this server cannot reach."""
-    if not is_user_id(user_id):
-        raise InvalidParam("user_id is not a Matrix user ID.")
-    if domain_of(user_id) != settings().server_name:
-        raise Forbidden("This server cannot invite users of other servers.")
+    _change(requester.user_id, user_id, room_id, content, unless=("invite",), with_profile=True)
 
 
 def leave_room(requester: Requester, room_id: str, *, reason: str | None = None) -> None:
@@ -109,12 +101,20 @@ def forget_room(requester: Requester, room_id: str) -> None:
 
     Raises MatrixError (400 M_UNKNOWN) while the user is in the room, NotFound for a room they were never in.
     """
-    row = LocalMember.fetch(room_id, f"local/{requester.user_id}")
-    if row is None:
-        raise NotFound("You were never in this room.")
-    if row.membership in {"join", "invite", "knock"}:
-        raise MatrixError("You have to leave the room before it can be forgotten.")
-    row.update([LocalMember.forgotten.set(1)], LocalMember.event_id == row.event_id)
+    check_room_id(room_id)
+    for _ in attempts("The room"):
+        row = LocalMember.fetch(room_id, f"local/{requester.user_id}")
+        if row is None:
+            raise NotFound("You were never in this room.")
+        if row.membership in {"join", "invite", "knock"}:
+            raise MatrixError("You have to leave the room before it can be forgotten.")
+        transaction = Transaction()
+        transaction.update("local", row, [LocalMember.forgotten.set(1)], LocalMember.event_id == row.event_id)
+        try:
+            transaction.commit()
+        except TransactionCancelled:
+            continue
+        return
 
 
 def joined_rooms(user_id: str) -> list[str]:
@@ -176,6 +176,7 @@ def _change(
     with_profile: bool = False,
 ) -> Event | None:
     """Commit a membership event; None if the target's membership is one of `unless` already."""
+    check_room_id(room_id)
     if not is_user_id(target):
         raise InvalidParam("user_id is not a Matrix user ID.")
     draft = EventDraft("m.room.member", content, state_key=target)
@@ -191,15 +192,17 @@ def _change(
         if view is None:
             raise NotFound("This server knows no such room.") if joins else Forbidden(NOT_IN_ROOM)
         before = view.membership(target)
-        if before in unless and (before != "leave" or view.event("m.room.member", target) is not None):
+        if before in unless and before in {"join", "leave"}:  # what users do to themselves
+            if view.event("m.room.member", target) is None:
+                raise Forbidden(NOT_IN_ROOM)
             return None
-        if before == "leave" and "leave" in unless:
-            raise Forbidden(NOT_IN_ROOM)
         if only is not None and before not in only:
             raise Forbidden(_why_not(view, sender, before))
         full = {**(member_profile(found.get(profile_key)) if with_profile else {}), **content}
         room = RoomDraft(view, view.rules, counters={target: found.get(counters_key)})
         event = room.add(EventDraft("m.room.member", full, state_key=target), sender)
+        if before in unless:
+            return None  # only those who may do it learn that there is nothing to do
         try:
             room.commit()
         except Raced:

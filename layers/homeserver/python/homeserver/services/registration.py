@@ -98,8 +98,7 @@ def register(kind: str, body: Mapping[str, Any], address: str) -> tuple[str, Log
         raise BadJson("inhibit_login must be a boolean.")
     device = DeviceRequest.from_body(body, address)
     rate_limits.take_registration(address)
-    # "Homeservers MUST perform the relevant checks and return these codes before performing User-Interactive
-    # Authentication."
+    # Whether the name can be had is told first, not after somebody has gone through all stages for nothing.
     user_id = check_username(username) if username is not None else _random_user_id()
     if password is not None:
         check_new_password(password)
@@ -161,7 +160,7 @@ def new_nonce(address: str) -> str:
 def _shared_secret() -> bytes:
     secret = settings().registration_shared_secret
     if not secret:
-        raise MatrixError("Shared secret registration is not enabled")
+        raise MatrixError("This server has no shared secret for registrations.")
     return secret.encode()
 
 
@@ -185,7 +184,7 @@ def register_by_shared_secret(body: Mapping[str, Any], address: str) -> tuple[st
     parts = [nonce, username, password, "admin" if admin else "notadmin", *([user_type] if user_type else [])]
     wanted = hmac.new(secret, "\0".join(parts).encode(), hashlib.sha1).hexdigest()
     if any("\0" in part for part in parts) or not hmac.compare_digest(wanted.encode(), mac.encode()):
-        raise Forbidden("HMAC incorrect")
+        raise Forbidden("The mac does not match.")
     if user_type is not None:
         raise InvalidParam("This server knows no user types.")
     user_id = check_username(username)

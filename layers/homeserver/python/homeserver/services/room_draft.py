@@ -160,11 +160,12 @@ class RoomDraft:
         if self.room_id is None:
             raise ValueError("a draft without events cannot be committed")
         self._nodes.write()
+        after = self._head(self.room_id)
         try:
             write_commit(
                 Commit(
                     before=self.view.head if self.view else None,
-                    after=self._head(self.room_id),
+                    after=after,
                     entries=self._entries,
                     state=list(self._changed.values()),
                     locals=list(self._local_changes.values()),
@@ -176,7 +177,9 @@ class RoomDraft:
             )
         except TransactionCancelled as error:
             raise Raced from error
-        remember(self.room_id, {key: self.state[key] for key in self._changed})
+        # After a redaction nothing that was remembered before counts any more.
+        kept = self.state if self._redacted else {key: self.state[key] for key in self._changed}
+        remember(self.room_id, kept, int(after.redaction_position))
 
     def _rely_on(self, keys: Iterable[StateKey], event: Event) -> None:
         for key in keys:

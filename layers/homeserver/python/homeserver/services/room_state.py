@@ -9,13 +9,17 @@ from typing import Any
 from homeserver.matrix import state_tree
 from homeserver.matrix.errors import Forbidden, InvalidParam, NotFound
 from homeserver.matrix.event import Event
-from homeserver.matrix.sync_token import RoomToken, SyncToken, decode_either
+from homeserver.matrix.identifiers import fits_identifier
+from homeserver.matrix.sync_token import RoomToken, decode_either
 from homeserver.services.access_tokens import Requester
 from homeserver.services.event_view import show_state
 from homeserver.services.send_event import NOT_IN_ROOM
 from homeserver.services.visibility import Reader, reader_of, root_for
-from homeserver.storage.rooms import StateKey, current_state, fetch_state_events, load_room
+from homeserver.storage.connection import connection
+from homeserver.storage.rooms import StateKey, current_state, fetch_state_events
+from homeserver.storage.state_cache import state_events
 from homeserver.storage.state_nodes import StateNodes
+from homeserver.storage.sync_bases import base_request, parse_bases
 from homeserver.storage.timeline import read_entry
 
 
@@ -24,8 +28,7 @@ def _state_of(reader: Reader, root: bytes | None) -> dict[StateKey, Event]:
     if root is None:
         return {key: entry.event for key, entry in current_state(view.head, view.rules).items()}
     ids = state_tree.items(StateNodes(view.room_id), root)
-    entries = fetch_state_events(view.room_id, ids.values(), view.rules)
-    return {key: entries[event_id].event for key, event_id in ids.items()}
+    return dict(zip(ids, state_events(view.head, view.rules, ids.values()), strict=True))
 
 
 def room_state(requester: Requester, room_id: str) -> list[dict[str, Any]]:
@@ -36,11 +39,12 @@ def room_state(requester: Requester, room_id: str) -> list[dict[str, Any]]:
 
 def state_event(requester: Requester, room_id: str, event_type: str, key: str) -> dict[str, Any]:
     """One state event in client format. Raises Forbidden, or NotFound where the room has no such state."""
-    reader = reader_of(requester.user_id, room_id)
+    if not fits_identifier(event_type) or not fits_identifier(key):
+        raise NotFound("The room has no such state.")  # and none can be looked up under it
+    reader = reader_of(requester.user_id, room_id, [(event_type, key)])
     root = root_for(reader)
     if root is None:
-        view, _ = load_room(room_id, [(event_type, key)])
-        event = view.event(event_type, key) if view else None
+        event = reader.view.event(event_type, key)
     else:
         ids = state_tree.get_many(StateNodes(room_id), root, [(event_type, key)])
         entries = fetch_state_events(room_id, ids.values(), reader.view.rules)
@@ -53,40 +57,58 @@ def state_event(requester: Requester, room_id: str, event_type: str, key: str) -
 def members(
     requester: Requester, room_id: str, *, at: str | None, membership: str | None, not_membership: str | None
 ) -> list[dict[str, Any]]:
-    """The membership events of a room, now or at a token's position. Raises Forbidden or InvalidParam."""
+    """The membership events of a room, now or at a token's position. Raises Forbidden or InvalidParam.
+
+    With both filters, one of the two is enough: the membership is the one, or is not the other.
+    """
     reader = reader_of(requester.user_id, room_id)
-    root = root_for(reader)
-    if at is not None:
-        position = min(_position_of(at, reader), reader.last_position)
-        entry = read_entry(room_id, position) if position else None
-        if entry is not None:
-            if not reader.visible([entry]):
-                raise Forbidden("You may not see the room as it was then.")
-            root = entry.room_root
-    return [
-        show_state(event, room_id)
-        for (event_type, _), event in _state_of(reader, root).items()
-        if event_type == "m.room.member"
-        and (membership is None or event.content.get("membership") == membership)
-        and (not_membership is None or event.content.get("membership") != not_membership)
-    ]
+    root = root_for(reader) if at is None else _root_at(timeline_token(at, reader, requester), reader)
+    everybody = membership is None and not_membership is None
+    chunk = []
+    for (event_type, _), event in _state_of(reader, root).items():
+        found = event.content.get("membership")
+        is_wanted = (membership is not None and found == membership) or (
+            not_membership is not None and found != not_membership
+        )
+        if event_type == "m.room.member" and (everybody or is_wanted):
+            chunk.append(show_state(event, room_id))
+    return chunk
 
 
-def _position_of(token_text: str, reader: Reader) -> int:
-    token = decode_either(token_text, user_id=reader.user_id)
+def _root_at(token: RoomToken, reader: Reader) -> bytes:
+    """The root of the state at a token. Raises Forbidden where the reader may not see what happened there."""
+    position = min(last_before(token), reader.last_position)
+    if position == 0:
+        return state_tree.EMPTY_ROOT
+    entry = read_entry(reader.view.room_id, position)
+    if entry is None or not reader.visible([entry]):
+        raise Forbidden("You may not see the room as it was then.")
+    return entry.room_root
+
+
+def last_before(token: RoomToken) -> int:
+    """The last live position that lies before a token."""
+    return token.live if token.offset == 0 else token.live - 1
+
+
+def timeline_token(text: str, reader: Reader, requester: Requester) -> RoomToken:
+    """Where a token of the room's timeline or of `/sync` stands in the reader's room.
+
+    Raises InvalidParam for anything else, and for a sync token that knows nothing of the room.
+    """
+    token = decode_either(text, user_id=reader.user_id)
     if isinstance(token, RoomToken):
-        return token.live if token.offset == 0 else token.live - 1
-    return position_in(token, reader)
-
-
-def position_in(token: SyncToken, reader: Reader) -> int:
-    """Where the reader's room stood for a sync token. Raises InvalidParam for a token that does not say."""
+        return token
     if reader.row is None or reader.row.slot is None:
         raise InvalidParam("This sync token knows nothing of the room.")
-    try:
-        return token.room_token(int(reader.row.slot)).live
-    except ValueError as error:
-        raise InvalidParam("This sync token is too old for this request.") from error
+    slot = int(reader.row.slot)
+    if token.base and slot not in token.positions:
+        answer = connection().dispatch("GetItem", base_request(requester.user_id, requester.device_id))
+        bases = parse_bases(answer.get("Item"))
+        if token.base not in bases:
+            raise InvalidParam("This sync token is too old for this request.")
+        token = token.with_base(bases[token.base])
+    return token.room_token(slot)
 
 
 def joined_members(requester: Requester, room_id: str) -> dict[str, dict[str, Any]]:

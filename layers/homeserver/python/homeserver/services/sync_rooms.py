@@ -1,40 +1,43 @@
 """One room's part of a `/sync` answer: timeline, state, and where it stands then.
 
+Reads are not snapshots: the head, the user's row and the log may be seen at different moments. So the log is read
+without a gap, and what is missing from it counts as not told; the user's row may be later than what is to be told, and
+then the room is told up to the row's event.
+
 Source: client-server API v1.19, "Syncing": `timeline`, `limited`, `prev_batch`, and `state` as what changed between
 the last sync and the start of the timeline.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
-from homeserver.matrix import state_tree
-from homeserver.matrix.event import Event
 from homeserver.matrix.filters import Filter, RoomEventFilter
 from homeserver.matrix.sync_token import RoomToken
 from homeserver.services.access_tokens import Requester
 from homeserver.services.event_view import show, show_state
+from homeserver.services.room_summary import room_summary
+from homeserver.services.sync_state import Window, room_state_update
 from homeserver.services.visibility import Reader
-from homeserver.storage.connection import in_parallel
 from homeserver.storage.room_items import LocalMember
-from homeserver.storage.rooms import RoomView, StateKey
-from homeserver.storage.state_cache import state_events
-from homeserver.storage.state_nodes import StateNodes
+from homeserver.storage.rooms import RoomView
 from homeserver.storage.timeline import Entry
-from homeserver.storage.timeline_cache import read_timeline
+from homeserver.storage.timeline_cache import Ahead, read_timeline
 
 DEFAULT_LIMIT = 10
 MAX_LIMIT = 100
 _MORE_PAGES = 5  # that are read further back when a filter or the visibility hides what was read
-_ROOMS_AT_ONCE = 8
+_SMALLEST_PAGE = 20
+
+View = tuple[RoomView, LocalMember | None]
 
 
 @dataclass(frozen=True, slots=True)
 class RoomTask:
     """A room that moved: `since` is the position told before (0: never), `target` the one its slot announces.
 
-    `again`: the client has a timeline of the room that means nothing any more, so that this one cannot continue it.
+    `initial`: the client asks for everything. `again`: it has a timeline of the room that means nothing any more, so
+    that this one cannot continue it.
     """
 
     room_id: str
@@ -42,6 +45,7 @@ class RoomTask:
     since: int
     target: int
     arrived: int
+    initial: bool = False
     again: bool = False
 
 
@@ -56,173 +60,114 @@ class RoomAnswer:
     state: list[dict[str, Any]] = field(default_factory=list)
     limited: bool = False
     prev_batch: str = ""
+    summary: dict[str, Any] = field(default_factory=dict)
 
     @property
     def is_silent(self) -> bool:
         return not self.timeline and not self.state and not self.limited
 
 
-@dataclass(slots=True)
-class _Window:
-    """The entries that were read, ascending, those shown, and the state before and after them."""
-
-    entries: list[Entry]
-    shown: list[Entry]
-    low: int  # the first position of the window
-    limited: bool
+def first_window(task: RoomTask, timeline_filter: RoomEventFilter) -> tuple[int, int]:
+    """The positions that the room's answer will most likely be made of, lowest and highest."""
+    limit = timeline_filter.limit_within(default=DEFAULT_LIMIT, cap=MAX_LIMIT)
+    # One entry more than can be shown: it says what the state was before.
+    return max(task.since, task.target - limit), task.target
 
 
-def answer_rooms(
-    requester: Requester,
-    tasks: Sequence[RoomTask],
-    views: Mapping[str, tuple[RoomView, LocalMember | None]],
-    wanted: Filter,
-    *,
-    full_state: bool,
-) -> Iterator[RoomAnswer]:
-    """The rooms in the order of the tasks; rooms are read a few at a time, so that a full answer reads no further."""
-    for start in range(0, len(tasks), _ROOMS_AT_ONCE):
-        part = [task for task in tasks[start : start + _ROOMS_AT_ONCE] if task.room_id in views]
-        calls = [
-            partial(_answer_room, requester, task, *views[task.room_id], wanted, full_state=full_state) for task in part
-        ]
-        yield from in_parallel(*calls)
+def is_over(task: RoomTask, row: LocalMember, wanted: Filter, *, full_state: bool) -> bool:
+    """Whether nothing is to be told of the room, now or later: the user is out of it, and was told or need not be."""
+    if row.forgotten is not None or row.membership in {"invite", "knock"}:
+        return True
+    if row.membership == "join":
+        return False
+    if row.left_at is None or (task.initial and not wanted.room.include_leave):
+        return True
+    return full_state and not task.initial and task.since >= int(row.left_at)
 
 
-def _answer_room(
+def answer_room(
     requester: Requester,
     task: RoomTask,
-    view: RoomView,
-    row: LocalMember | None,
+    view: View,
     wanted: Filter,
+    ahead: Ahead,
     *,
     full_state: bool,
+    state_after: bool,
 ) -> RoomAnswer:
-    reader = Reader(requester.user_id, view, row)
-    answer = RoomAnswer(task, "join" if reader.is_joined else "leave", task.target)
-    if row is None or row.forgotten is not None:
-        return answer
-    if not reader.is_joined:
-        # Someone who left is told so once; an initial sync tells it only when asked to.
-        new_to_device = task.since == 0 and not wanted.room.include_leave
-        if new_to_device or row.left_at is None:
+    """What the room has to tell to a user who is in it, or left it; silent, and not moved, if it cannot be read yet."""
+    reader = Reader(requester.user_id, *view)
+    row = view[1]
+    if row is None:
+        raise ValueError("the user has no row in the room")
+    answer = RoomAnswer(task, "join" if reader.is_joined else "leave", task.since)
+    end = int(row.position) if reader.is_joined else int(row.left_at or 0)
+    last = max(min(task.target, reader.last_position), min(end, reader.last_position))
+    try:
+        window = _read_window(reader, task.since, last, wanted.room.timeline, ahead)
+        if window is None or (not reader.is_joined and window.last < last):
             return answer
-    last = min(task.target, reader.last_position)
-    answer.position = max(task.target, last)
-    # Clients forget the state of a room that they leave: one that the user joined after the token gets it whole. Its
-    # timeline goes on where it was told, for no event is told twice.
-    fresh = task.since == 0 or (row.joined_since is not None and int(row.joined_since) > task.since)
-    timeline_filter = wanted.room.timeline
-    limit = timeline_filter.limit_within(default=DEFAULT_LIMIT, cap=MAX_LIMIT)
-    window = _read_window(reader, task.since, last, limit, timeline_filter)
-    answer.limited = window.limited or task.again
-    first = window.shown[0].position if window.shown else last + 1
-    answer.prev_batch = RoomToken.before(first).encode()
+        # Clients forget the state of a room that they leave: one that the user joined after the token gets it whole.
+        # Its timeline goes on where it was told, for no event is told twice.
+        fresh = task.since == 0 or (row.joined_since is not None and int(row.joined_since) > task.since)
+        since = 0 if full_state or fresh else task.since
+        update = room_state_update(reader, since, window, wanted.room.state, at_end=state_after)
+        answer.summary = room_summary(reader, window, whole=since == 0)
+    except KeyError:
+        # Something that the log names cannot be read yet.
+        return answer
+    answer.limited = window.limited or task.again or (fresh and task.since > 0)
+    answer.prev_batch = RoomToken.before(window.shown[0].position if window.shown else window.last + 1).encode()
     answer.timeline = [show(entry, None, requester) for entry in window.shown]
-    whole = full_state or fresh
-    state = _state_before(reader, 0 if whole else task.since, window, last, wanted.room.state)
-    answer.state = [show_state(event, None) for event in state if _passes(wanted.room.state, event, task.room_id)]
+    state_filter = wanted.room.state
+    if state_filter.includes_room(task.room_id):
+        events = (event for event in update if state_filter.matches(event.pdu, task.room_id))
+        answer.state = [show_state(event, None) for event in events]
+    # Beyond their last position there is nothing for someone who left, whatever the slot says.
+    answer.position = window.last if reader.is_joined else max(window.last, task.target)
     return answer
 
 
-def _passes(state_filter: RoomEventFilter, event: Event, room_id: str) -> bool:
-    return state_filter.includes_room(room_id) and state_filter.matches(event.pdu, room_id)
+def _read_window(
+    reader: Reader, since: int, last: int, timeline_filter: RoomEventFilter, ahead: Ahead
+) -> Window | None:
+    """The newest entries after `since`, as many as pass the filter and may be seen, at most as many as it wants.
 
-
-def _read_window(reader: Reader, since: int, last: int, limit: int, timeline_filter: RoomEventFilter) -> _Window:
-    """The newest entries after `since`, as many as pass the filter and may be seen, at most `limit`."""
-    view = reader.view
+    None if they cannot be read yet.
+    """
+    head = reader.view.head
+    limit = timeline_filter.limit_within(default=DEFAULT_LIMIT, cap=MAX_LIMIT)
     low = max(since + 1, last - limit + 1)
-    entries = read_timeline(view.head, low, last)
-    shown = _shown(reader, entries, timeline_filter)
+    entries = read_timeline(head, max(low - 1, 1), last, ahead)
+    roots = {entry.position: entry.room_root for entry in entries}
+    if low > 1:
+        entries = entries[1:]
+    if last > since and not entries:
+        return None
+    last = entries[-1].position if entries else last
+    visible = reader.visible(entries)
+    shown = _passing(reader, visible, timeline_filter)
+    wants = limit if not timeline_filter.excludes_everything else 0
     for _ in range(_MORE_PAGES):
-        if len(shown) >= limit or low <= since + 1 or timeline_filter.excludes_everything:
+        # Where nothing of a page could be seen, nothing before it can be either, as a rule.
+        if len(shown) >= wants or low <= since + 1 or not visible:
             break
-        lower = max(since + 1, low - limit)
-        earlier = read_timeline(view.head, lower, low - 1)
-        shown = [*_shown(reader, earlier, timeline_filter), *shown]
+        lower = max(since + 1, low - max(limit, _SMALLEST_PAGE))
+        earlier = read_timeline(head, max(lower - 1, 1), low - 1)
+        roots.update({entry.position: entry.room_root for entry in earlier})
+        if lower > 1:
+            earlier = earlier[1:]
+        if len(earlier) != low - lower:
+            return None
+        visible = reader.visible(earlier)
+        shown = [*_passing(reader, visible, timeline_filter), *shown]
         entries, low = [*earlier, *entries], lower
-    limited = low > since + 1 or len(shown) > limit
-    shown = shown[-limit:] if limit else []
-    return _Window(entries, shown, low, limited)
+    limited = bool(wants) and (low > since + 1 or len(shown) > limit)
+    return Window(entries, shown[-limit:], roots, since, last, limited)
 
 
-def _shown(reader: Reader, entries: Sequence[Entry], timeline_filter: RoomEventFilter) -> list[Entry]:
+def _passing(reader: Reader, visible: Sequence[Entry], timeline_filter: RoomEventFilter) -> list[Entry]:
     room_id = reader.view.room_id
     if timeline_filter.excludes_everything or not timeline_filter.includes_room(room_id):
         return []
-    return [
-        entry
-        for entry in reader.visible(entries)
-        if entry.pdu is not None and timeline_filter.matches(entry.pdu, room_id)
-    ]
-
-
-def _state_before(reader: Reader, since: int, window: _Window, last: int, state_filter: RoomEventFilter) -> list[Event]:
-    """The state that a client does not get from the timeline: what changed since the last sync and is not shown.
-
-    Mostly what changed between `since` and the first shown event. Where entries of the window are hidden (by a filter,
-    by visibility, or as markers), what changed at them is told here too.
-    """
-    if state_filter.excludes_everything:
-        return []
-    head = reader.view.head
-    nodes = StateNodes(reader.view.room_id)
-    shown_ids = {entry.event_id for entry in window.shown}
-    start = window.shown[0].position - 1 if window.shown else last
-    all_shown = len(window.shown) == len([entry for entry in window.entries if entry.position > start])
-    needs_diff = start > since
-    ids: dict[StateKey, str] = {}
-    if needs_diff:
-        before = _root_at(reader, since, window)
-        ids.update(_changed(nodes, before, _root_at(reader, start, window)))
-        if not all_shown:
-            ids.update(_changed(nodes, before, _root_at(reader, last, window)))
-    elif not all_shown:
-        ids.update(_changed(nodes, _root_at(reader, since, window), _root_at(reader, last, window)))
-    if state_filter.lazy_load_members:
-        ids = _lazily(reader, nodes, ids, window, last, whole=since == 0)
-    wanted = {key: event_id for key, event_id in ids.items() if event_id not in shown_ids}
-    return list(state_events(head, reader.view.rules, wanted.values())) if wanted else []
-
-
-def _changed(nodes: StateNodes, before: bytes, after: bytes) -> dict[StateKey, str]:
-    if before == after:
-        return {}
-    if before == state_tree.EMPTY_ROOT:
-        return dict(state_tree.items(nodes, after))
-    changes = state_tree.diff(nodes, before, after)
-    return {key: new for key, (_, new) in changes.items() if new is not None}
-
-
-def _root_at(reader: Reader, position: int, window: _Window) -> bytes:
-    """The root of the room's state after a position (0: before the room)."""
-    head = reader.view.head
-    if position <= 0:
-        return state_tree.EMPTY_ROOT
-    if position >= int(head.state_position) and position <= int(head.position):
-        return bytes(head.root)
-    for entry in window.entries:
-        if entry.position == position:
-            return entry.room_root
-    return read_timeline(head, position, position)[0].room_root
-
-
-def _lazily(
-    reader: Reader,
-    nodes: StateNodes,
-    ids: dict[StateKey, str],
-    window: _Window,
-    last: int,
-    *,
-    whole: bool,
-) -> dict[StateKey, str]:
-    """Of the members only those who sent something that is shown, and in a whole state the user themselves."""
-    senders = {entry.pdu["sender"] for entry in window.shown if entry.pdu is not None}
-    if whole:
-        senders.add(reader.user_id)
-    kept = {key: i for key, i in ids.items() if key[0] != "m.room.member" or key[1] in senders}
-    missing = [("m.room.member", sender) for sender in senders if ("m.room.member", sender) not in kept]
-    if missing:
-        kept.update(state_tree.get_many(nodes, _root_at(reader, last, window), missing))
-    return kept
+    return [entry for entry in visible if entry.pdu is not None and timeline_filter.matches(entry.pdu, room_id)]

@@ -15,9 +15,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
-import orjson
-
 from homeserver.matrix.access_token import token_hash
+from homeserver.matrix.canonical_json import NotCanonical, encode_lenient
 from homeserver.matrix.errors import BadJson, Forbidden, LimitExceeded, MatrixError, MissingParam
 from homeserver.services.passwords import authenticate_password, user_of_identifier
 from homeserver.settings import settings
@@ -45,7 +44,10 @@ class Operation:
     def fingerprint(self) -> str:
         """Hash of the request without its secrets: a hash of a body with a password could be searched for it."""
         rest = {key: value for key, value in self.body.items() if key not in {"auth", "password", "new_password"}}
-        return token_hash(orjson.dumps([self.name, rest], option=orjson.OPT_SORT_KEYS).decode())
+        try:
+            return token_hash(encode_lenient([self.name, rest]).decode())
+        except NotCanonical as error:
+            raise BadJson(f"The request cannot be kept: {error}") from error
 
 
 class Stage(Protocol):
@@ -214,7 +216,7 @@ def _attempt(
     """Submit a stage; the facts of the session after it."""
     facts = dict(session.facts or {})
     if stage_type is None or stage_type in (session.completed or ()):
-        return facts  # "the client is reissuing a request which it believes has been completed"
+        return facts  # a repetition: the client did not hear that the stage was completed
     stage = next((stage for flow in flows for stage in flow if stage.stage_type == stage_type), None)
     failure: MatrixError
     if stage is None:

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 
 from homeserver.matrix import state_tree
 from homeserver.matrix.errors import Forbidden
-from homeserver.matrix.history_visibility import ReaderState, can_see_event, visibility_of
-from homeserver.services.send_event import NOT_IN_ROOM
+from homeserver.matrix.history_visibility import WORLD_READABLE, ReaderState, can_see_event, visibility_of
+from homeserver.services.send_event import NOT_IN_ROOM, check_room_id
 from homeserver.storage.connection import batch_get
 from homeserver.storage.room_items import EventRecord, LocalMember
-from homeserver.storage.rooms import RoomView, fetch_state_events, load_room
+from homeserver.storage.rooms import RoomView, StateKey, fetch_state_events, load_room
 from homeserver.storage.state_nodes import StateNodes
 from homeserver.storage.timeline import Entry, read_entry
 
@@ -33,9 +33,15 @@ class Reader:
         return self.row is not None and self.row.membership == "join"
 
     @property
+    def is_open(self) -> bool:
+        """Whether anyone may read the room as it is now; only where the view has the history visibility."""
+        setting = self.view.event(*_VISIBILITY)
+        return visibility_of(setting.content if setting else None) == WORLD_READABLE
+
+    @property
     def last_position(self) -> int:
-        """The last position that the user may have seen: the head for a member, where they left for others."""
-        if self.row is not None and not self.is_joined and self.row.left_at is not None:
+        """The last position that the user may have seen: where they left, but for members and open rooms the head."""
+        if self.row is not None and not self.is_joined and self.row.left_at is not None and not self.is_open:
             return int(self.row.left_at)
         return int(self.view.head.position)
 
@@ -73,7 +79,7 @@ class Reader:
             for entry in entries
             if entry.pdu is not None and (entry.pdu["type"], entry.pdu.get("state_key")) in special
         }
-        found = batch_get([(EventRecord, event_id, None) for event_id in wanted], consistent=False) if wanted else {}
+        found = batch_get([(EventRecord, event_id, None) for event_id in wanted], consistent=True) if wanted else {}
         return {
             wanted[record.event_id]: bytes(record.state_before)
             for record in found.values()
@@ -86,7 +92,9 @@ class Reader:
         if not missing:
             return
         nodes = StateNodes(self.view.room_id)
-        ids = {root: state_tree.get_many(nodes, root, [_VISIBILITY, member]) for root in missing}
+        # Who has no row was never a member, or has forgotten the room and reads it as a stranger.
+        keys = [_VISIBILITY, member] if self.row is not None else [_VISIBILITY]
+        ids = {root: state_tree.get_many(nodes, root, keys) for root in missing}
         wanted = {event_id for found in ids.values() for event_id in found.values()}
         events = fetch_state_events(self.view.room_id, wanted, self.view.rules) if wanted else {}
         for root, found in ids.items():
@@ -95,30 +103,30 @@ class Reader:
             self._states[root] = ReaderState(visibility_of(setting), str(membership))
 
 
-def reader_of(user_id: str, room_id: str) -> Reader:
-    """The user as a reader of the room.
+def reader_of(user_id: str, room_id: str, keys: Sequence[StateKey] = ()) -> Reader:
+    """The user as a reader of the room, in one round; `keys` are entries of its current state to bring along.
 
-    Raises Forbidden for a room that does not exist, that the user was never in and that is not open to the world, or
-    that the user has forgotten.
+    Raises InvalidParam for what is no room ID; Forbidden for a room that does not exist, or that is not open to the
+    world and that the user was never in or has forgotten.
     """
-    view, _ = load_room(room_id, [_VISIBILITY], local_users=[user_id])
+    check_room_id(room_id)
+    view, _ = load_room(room_id, [_VISIBILITY, *keys], local_users=[user_id])
     if view is None:
         raise Forbidden(NOT_IN_ROOM)
     row = view.locals.get(user_id)
-    was_member = row is not None and row.joined_since is not None and row.forgotten is None
-    if not was_member:
-        setting = view.event(*_VISIBILITY)
-        if visibility_of(setting.content if setting else None) != "world_readable":
-            raise Forbidden(NOT_IN_ROOM)
-    return Reader(user_id, view, row)
+    reader = Reader(user_id, view, None if row is not None and row.forgotten is not None else row)
+    was_member = reader.row is not None and reader.row.joined_since is not None
+    if not was_member and not reader.is_open:
+        raise Forbidden(NOT_IN_ROOM)
+    return reader
 
 
 def root_for(reader: Reader) -> bytes | None:
     """The root of the state that the reader may see whole: None for the current one, which rows show."""
-    if reader.is_joined or reader.row is None or reader.row.left_at is None:
+    if reader.is_joined or reader.row is None or reader.row.left_at is None or reader.is_open:
         return None
-    setting = reader.view.event(*_VISIBILITY)
-    if visibility_of(setting.content if setting else None) == "world_readable":
-        return None
-    entry = read_entry(reader.view.room_id, int(reader.row.left_at))
-    return entry.room_root if entry else None
+    position = int(reader.row.left_at)
+    entry = read_entry(reader.view.room_id, position)
+    if entry is None:
+        raise LookupError(f"position {position} of {reader.view.room_id} is missing")
+    return entry.room_root

@@ -38,7 +38,8 @@ class StoreConnection(Connection):
     def _make_api_call(self, operation_name: str, operation_kwargs: dict[str, Any]) -> dict[str, Any]:
         answer: dict[str, Any] = super()._make_api_call(operation_name, operation_kwargs)
         if current_meter() is not None:
-            count_call(rru=_read_units(operation_kwargs, answer), wru=_write_units(operation_name, answer))
+            rru = read_units(operation_name, operation_kwargs, answer)
+            count_call(rru=rru, wru=write_units(operation_name, answer))
         return answer
 
 
@@ -335,55 +336,3 @@ class Transaction:
                 named, conflict=not named or any(reason.code in _TRANSIENT for reason in named.values())
             ) from error
 
-
-def _read_units(request: Mapping[str, Any], answer: Mapping[str, Any]) -> float:
-    """Read request units by DynamoDB's rules, from the sizes of what was read (an emulator reports none)."""
-    if "Responses" in answer:  # BatchGetItem: each item for itself
-        units = 0.0
-        for table, rows in answer["Responses"].items():
-            wanted = request["RequestItems"].get(table, {})
-            factor = 1.0 if wanted.get("ConsistentRead") else 0.5
-            missing = max(0, len(wanted.get("Keys", ())) - len(rows))
-            units += factor * (sum(-(-item_bytes(row) // 4096) or 1 for row in rows) + missing)
-        return units
-    factor = 1.0 if request.get("ConsistentRead") else 0.5
-    if "Items" in answer:  # Query, Scan: the sum, rounded once
-        return factor * max(1, -(-sum(item_bytes(row) for row in answer["Items"]) // 4096))
-    if request.get("Key") is not None and "UpdateExpression" not in request and "Attributes" not in answer:
-        return factor * max(1, -(-item_bytes(answer.get("Item") or {}) // 4096))
-    return 0.0
-
-
-_WRITES = {"PutItem", "UpdateItem", "DeleteItem", "TransactWriteItems", "BatchWriteItem"}
-
-
-def _write_units(operation: str, answer: Mapping[str, Any]) -> float:
-    if operation not in _WRITES:
-        return 0.0
-    consumed = answer.get("ConsumedCapacity") or []
-    entries = consumed if isinstance(consumed, list) else [consumed]
-    return float(sum(entry.get("CapacityUnits", 0) for entry in entries))
-
-
-def item_bytes(item: Mapping[str, Any]) -> int:
-    """The size of an item as DynamoDB bills it: names and values, in bytes."""
-    return sum(len(name) + _value_bytes(value) for name, value in item.items())
-
-
-def _value_bytes(value: Mapping[str, Any]) -> int:
-    ((kind, content),) = value.items()
-    match kind:
-        case "S":
-            return len(content.encode())
-        case "N":
-            return (len(content) + 1) // 2 + 1
-        case "B":
-            return len(content)
-        case "SS" | "NS" | "BS":
-            return sum(len(entry) for entry in content)
-        case "M":
-            return 3 + sum(len(name) + 1 + _value_bytes(entry) for name, entry in content.items())
-        case "L":
-            return 3 + sum(1 + _value_bytes(entry) for entry in content)
-        case _:
-            return 1

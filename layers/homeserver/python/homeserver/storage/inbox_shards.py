@@ -5,6 +5,7 @@ For each local user, how far each of their rooms has come, in a few small items 
   `i00`, `i01`   shards of 64 slots; slot s is number n = s % 64 of shard s // 64, and has the attributes
                  `<n>`  position * 100,000 + arrival of the last event
                  `e<n>` ephemeral number
+                 `h<n>` above 0 where the room is a large one: its head says how far it is (see large_rooms)
                  Times are counted in hours since 2025.
   `v/<room>`     pending and withdrawn invitations
   `base/...`     stored base vectors of long sync tokens
@@ -38,11 +39,12 @@ def inbox_table() -> str:
 
 @dataclass(slots=True)
 class SlotState:
-    """What the inbox says of one slot. Times are milliseconds."""
+    """What the inbox says of one slot. Times are milliseconds; `large`: the head says how far the room is."""
 
     position: int = 0
     ephemeral: int = 0
     arrived: int = 0
+    large: bool = False
 
 
 @dataclass(slots=True)
@@ -62,6 +64,11 @@ def slot_item_key(slot: int) -> str:
 def shard_key(slot: int) -> str:
     """The sort key of the shard that holds a slot."""
     return f"i{slot // SLOTS_PER_SHARD:02d}"
+
+
+def slot_attribute(kind: str, slot: int) -> str:
+    """The name of a slot's attribute in its shard."""
+    return f"{kind}{slot % SLOTS_PER_SHARD}"
 
 
 def poll_request(user_id: str, *, consistent: bool = False) -> dict[str, Any]:
@@ -104,6 +111,8 @@ def parse_inbox(items: list[Mapping[str, Any]]) -> Inbox:
                 state.arrived = _milliseconds(step)
             elif name[0] == "e":
                 state.ephemeral = number
+            elif name[0] == "h":
+                state.large = number > 0
     return inbox
 
 

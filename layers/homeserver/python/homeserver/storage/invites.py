@@ -1,6 +1,8 @@
-"""Invitations of local users in their inboxes: `v/<room>`, pending ones and those that were withdrawn.
+"""Invitations of local users in their inboxes: `v/<room>`, pending ones and those that ended.
 
-They have a number in the account-wide stream `invites` and a cap of their own, so that spam cannot fill an inbox.
+They have a number in the account-wide stream `invites` and a cap of their own, so that spam cannot fill an inbox. What
+is told of a room goes by the room's position: later positions win, whoever writes first. An invitation that was
+accepted keeps its item and its number, because a reader takes the highest number that it finds for what was told.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,6 +11,9 @@ from typing import Any
 
 import orjson
 from pynamodb.attributes import BinaryAttribute, NumberAttribute, UnicodeAttribute
+from pynamodb.exceptions import UpdateError
+from pynamodb.expressions.condition import Condition
+from pynamodb.expressions.update import Action
 
 from homeserver.settings import table_name
 from homeserver.storage.connection import Item, Transaction, TransactionCancelled, query_range
@@ -29,8 +34,9 @@ class InviteItem(Item):
     user = UnicodeAttribute(hash_key=True)
     k = UnicodeAttribute(range_key=True)
     number = NumberAttribute(attr_name="n")
-    event_id = UnicodeAttribute(attr_name="e")
-    # "invite": `told` is stripped state; "leave": `told` is the one event that ended it
+    # Position in the room of the membership event that is told
+    position = NumberAttribute(attr_name="p")
+    # "invite": `told` is stripped state; "leave": `told` is the one event that ended it; "join": nothing is told
     membership = UnicodeAttribute(attr_name="m")
     told = BinaryAttribute(attr_name="j", legacy_encoding=False)
 
@@ -41,14 +47,14 @@ class Invite:
 
     room_id: str
     number: int
-    event_id: str
+    position: int
     membership: str
     events: list[dict[str, Any]]
 
 
 def _parse(item: InviteItem) -> Invite:
     room_id = item.k.removeprefix(_PREFIX)
-    return Invite(room_id, int(item.number), item.event_id, item.membership, orjson.loads(item.told))
+    return Invite(room_id, int(item.number), int(item.position), item.membership, orjson.loads(item.told))
 
 
 def invites_of(user_id: str) -> list[Invite]:
@@ -56,30 +62,29 @@ def invites_of(user_id: str) -> list[Invite]:
     return [_parse(item) for item in query_range(InviteItem, user_id, _PREFIX, consistent=True)]
 
 
-def tell(user_id: str, room_id: str, event_id: str, membership: str, events: Sequence[Mapping[str, Any]]) -> None:
-    """Store what a user is to be told of a room, under the next number of the stream. Repeating it changes nothing."""
+def tell(user_id: str, room_id: str, position: int, membership: str, events: Sequence[Mapping[str, Any]]) -> None:
+    """Store what a user is to be told of a room, under the next number of the stream.
+
+    `position` is that of the membership event in the room. What is known of it or of a later one already stays.
+    Raises TimeoutError when others write to the same inbox all the time.
+    """
+    key = _PREFIX + room_id
     for _ in range(_TRIES):
         items = query_range(InviteItem, user_id, _PREFIX, consistent=True)
-        if any(item.k == _PREFIX + room_id and item.event_id == event_id for item in items):
+        if any(item.k == key and item.position >= position for item in items):
             return
         counters = Counters.fetch(user_id, COUNTERS)
         number = int(counters.invites or 0) + 1 if counters else 1
+        told = orjson.dumps(list(events))
         transaction = Transaction()
         transaction.put(
             "invite",
-            InviteItem(
-                user_id,
-                _PREFIX + room_id,
-                number=number,
-                event_id=event_id,
-                membership=membership,
-                told=orjson.dumps(list(events)),
-            ),
+            InviteItem(user_id, key, number=number, position=position, membership=membership, told=told),
+            _is_older(position),
         )
         raise_stream(transaction, user_id, "invites", number)
-        others = sorted((item for item in items if item.k != _PREFIX + room_id), key=lambda item: item.number)
-        for oldest in others[: max(0, len(others) + 1 - MOST_INVITES)]:
-            transaction.delete("oldest invite", oldest)
+        for least in _least_wanted([item for item in items if item.k != key]):
+            transaction.delete("least wanted", least)
         try:
             transaction.commit()
         except TransactionCancelled:
@@ -88,6 +93,29 @@ def tell(user_id: str, room_id: str, event_id: str, membership: str, events: Seq
     raise TimeoutError(f"the invitations of {user_id} change too fast")
 
 
-def drop(user_id: str, room_id: str) -> None:
-    """Remove an invitation that was accepted."""
-    InviteItem(user_id, _PREFIX + room_id).delete()
+def _least_wanted(others: list[InviteItem]) -> list[InviteItem]:
+    """The items that give way to another one: ended invitations first, then the oldest."""
+    surplus = len(others) + 1 - MOST_INVITES
+    ordered = sorted(others, key=lambda item: (item.membership == "invite", item.number))
+    return ordered[: max(0, surplus)]
+
+
+def drop(user_id: str, room_id: str, position: int) -> None:
+    """An invitation was accepted at this position of the room: it is told no more."""
+    item = InviteItem(user_id, _PREFIX + room_id)
+    actions: list[Action] = [
+        InviteItem.membership.set("join"),
+        InviteItem.position.set(position),
+        InviteItem.told.set(orjson.dumps([])),
+    ]
+    try:
+        item.update(actions, InviteItem.k.exists() & _is_older(position))
+    except UpdateError as error:
+        # There is no such item (it gave way to others), or it is of a later invitation.
+        if error.cause_response_code != "ConditionalCheckFailedException":
+            raise
+
+
+def _is_older(position: int) -> Condition:
+    older: Condition = InviteItem.position.does_not_exist() | (InviteItem.position < position)
+    return older

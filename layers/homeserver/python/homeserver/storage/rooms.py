@@ -61,8 +61,9 @@ class RoomView:
         return str(event.content.get("membership")) if event else "leave"
 
 
-# The authorising state of rooms met before, by room and key. Entries are right exactly if the head names them.
-_authorising: dict[tuple[str, StateKey], StateEntry] = {}
+# The authorising state of rooms met before, by room and key, with the head's last redaction. Entries are right exactly
+# if the head names them and nothing was redacted since.
+_authorising: dict[tuple[str, StateKey], tuple[int, StateEntry]] = {}
 
 
 def entry_of_row(row: StateRow, rules: RoomVersionRules) -> StateEntry:
@@ -86,7 +87,8 @@ def load_room(
     """
     wanted = list(dict.fromkeys(keys))
     locals_ = list(dict.fromkeys(local_users))
-    known = {key: entry for key in wanted if (entry := _authorising.get((room_id, key))) is not None}
+    cached = {key: entry for key in wanted if (entry := _authorising.get((room_id, key))) is not None}
+    known = {key: entry for key, (_, entry) in cached.items()}
     for _ in range(_TORN_READS):
         read: list[Key] = [(Head, room_id, HEAD)]
         read += [(StateRow, room_id, state_key(*key)) for key in wanted if key not in known]
@@ -104,9 +106,11 @@ def load_room(
                 state[key] = entry_of_row(row, rules)
         if head.rows_root != head.root:
             _follow_tree(head, wanted, state, rules)
+        redaction = int(head.redaction_position)
         stale = {key for key in wanted if not _is_named(head, key, state.get(key))}
+        stale |= {key for key in known if cached[key][0] != redaction}
         if not stale:
-            remember(room_id, state)
+            remember(room_id, state, redaction)
             view = RoomView(head, rules, state, extras=other)
             view.locals = {
                 user: found[LocalMember, room_id, f"local/{user}"]
@@ -123,11 +127,14 @@ def _is_named(head: Head, key: StateKey, entry: StateEntry | None) -> bool:
     return letter is None or head.authorising.get(letter) == (entry.event.event_id if entry else None)
 
 
-def remember(room_id: str, state: Mapping[StateKey, StateEntry]) -> None:
-    """Keep the authorising state among these entries, so that the next read of the room need not bring it."""
+def remember(room_id: str, state: Mapping[StateKey, StateEntry], redaction: int) -> None:
+    """Keep the authorising state among these entries, so that the next read of the room need not bring it.
+
+    `redaction` is the `redaction_position` of the head that they belong to.
+    """
     for key, entry in state.items():
         if key in _LETTERS:
-            _authorising[room_id, key] = entry
+            _authorising[room_id, key] = (redaction, entry)
     while len(_authorising) > _CACHED_ROOMS * len(_LETTERS):
         _authorising.pop(next(iter(_authorising)), None)
 

@@ -48,8 +48,3 @@ def state_events(head: Head, rules: RoomVersionRules, event_ids: Iterable[str]) 
             _events.pop(next(iter(_events)), None)
     found |= read
     return [found[event_id] for event_id in wanted]
-
-
-def forget_state_events() -> None:
-    """Read everything again."""
-    _events.clear()

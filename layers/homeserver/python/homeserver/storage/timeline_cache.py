@@ -88,8 +88,3 @@ def _remember(room_id: str, redaction: int, entries: dict[int, Entry], head_posi
     _rooms[room_id] = (redaction, entries)
     while len(_rooms) > _CACHED_ROOMS:
         _rooms.pop(next(iter(_rooms)), None)
-
-
-def forget_timelines() -> None:
-    """Read everything again."""
-    _rooms.clear()

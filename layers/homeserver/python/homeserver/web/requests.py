@@ -1,6 +1,7 @@
 """What an endpoint reads from a request and how it answers."""
 
 import base64
+import json
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -9,7 +10,8 @@ import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
-from homeserver.matrix.errors import BadJson, InvalidParam, MissingParam, NotJson
+from homeserver.matrix.canonical_json import parse_json
+from homeserver.matrix.errors import BadJson, InvalidParam, MissingParam
 
 _JSON = "application/json"
 
@@ -22,14 +24,12 @@ def raw_body(request: Request) -> bytes:
 
 
 def json_body(request: Request) -> Any:
-    """The body parsed as JSON. Raises NotJson. An empty body is `{}`, as many clients send none."""
+    """The body parsed as JSON, with every number as it was written. Raises NotJson.
+
+    An empty body is `{}`, as many clients send none.
+    """
     data = raw_body(request)
-    if not data.strip():
-        return {}
-    try:
-        return orjson.loads(data)
-    except orjson.JSONDecodeError as error:
-        raise NotJson(f"The body is not JSON: {error}") from error
+    return parse_json(data) if data.strip() else {}
 
 
 def json_object(request: Request) -> dict[str, Any]:
@@ -42,7 +42,12 @@ def json_object(request: Request) -> dict[str, Any]:
 
 def json_response(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """A JSON answer."""
-    return Response(orjson.dumps(value), status_code=status, headers=headers, media_type=_JSON)
+    try:
+        body = orjson.dumps(value)
+    except orjson.JSONEncodeError:
+        # What room versions 1 to 5 and account data may hold: integers beyond 64 bits.
+        body = json.dumps(value, separators=(",", ":")).encode()
+    return Response(body, status_code=status, headers=headers, media_type=_JSON)
 
 
 def field(body: Mapping[str, Any], name: str, kind: type | tuple[type, ...], *, required: bool = False) -> Any:

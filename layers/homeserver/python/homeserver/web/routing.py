@@ -9,7 +9,6 @@ import logging
 import re
 import threading
 from collections.abc import Callable
-from contextlib import nullcontext
 from typing import Any
 
 from fastapi import FastAPI
@@ -21,7 +20,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from homeserver.matrix.errors import InvalidParam, MatrixError, Unrecognized
-from homeserver.observability import log, metered
+from homeserver.observability import cost_metered, log
 from homeserver.settings import settings
 from homeserver.web import endpoints
 from homeserver.web.endpoints import V1, V3
@@ -40,8 +39,7 @@ def error_response(error: MatrixError) -> Response:
 
 
 def _answer(handler: Handler, request: Request) -> Response:
-    counting = metered() if settings().cost_meter else nullcontext()
-    with counting as meter:
+    with cost_metered(handler.__module__.partition(".")[0], enabled=settings().cost_meter) as meter:
         try:
             response = handler(request, **request.path_params)
         except MatrixError as error:
