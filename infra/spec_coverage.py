@@ -26,7 +26,8 @@ APIS = {"client-server": "Client-server API", "server-server": "Server-server AP
 HEADER = """\
 # Coverage of the specification
 
-Made by `infra/spec_coverage.py` from the list of endpoints of Matrix v{version} and `web/known_endpoints.py`: do not edit.
+Made by `infra/spec_coverage.py` from `web/known_endpoints.py` and the list of endpoints of Matrix v{version}.
+Do not edit.
 
 **Served** means: a function answers this method and path, and what it answers follows the specification as far as the
 README's table says. **Partly** has its reason in the line. **Missing** endpoints answer 404 `M_UNRECOGNIZED`.
@@ -39,7 +40,7 @@ PARTLY = {
     "getWellknownSupport": "404: the operator cannot name a contact yet",
     "login": "`m.login.password` only",
     "register": "without e-mail, telephone and guest accounts",
-    "sync": ("without room summaries, unread counts, typing, receipts, presence, to-device messages, device lists"),
+    "sync": ("without unread counts, typing, receipts, presence, to-device messages and device lists"),
 }
 # The same method and path with another body: the path is known, this use of it is not.
 NOT_THIS_USE = frozenset({"inviteBy3PID", "peekEvents"})

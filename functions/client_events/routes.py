@@ -3,6 +3,8 @@
 Source: client-server API v1.19, "Sending events to a room", "Redactions".
 """
 
+import re
+
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -13,6 +15,7 @@ from homeserver.web.requests import field, json_object, json_response
 from homeserver.web.routing import Router
 
 router = Router()
+_EVENT_ID_OF_HASH = re.compile(r"(\$[A-Za-z0-9+/_-]{43})/(.*)\Z", re.DOTALL)
 
 
 @router.put("/_matrix/client/{version}/rooms/{room_id}/send/{event_type}/{txn_id...}")
@@ -39,4 +42,7 @@ def redact_event(request: Request, room_id: str, event_id: str, txn_id: str) -> 
     requester = authenticate(request)
     content = json_object(request)
     field(content, "reason", str)
+    # Event IDs of room version 3 may have slashes, which arrive decoded; they are 43 characters long.
+    if whole := _EVENT_ID_OF_HASH.match(f"{event_id}/{txn_id}"):
+        event_id, txn_id = whole[1], whole[2]
     return json_response({"event_id": redact(requester, room_id, event_id, content, txn_id)})

@@ -1,4 +1,8 @@
-"""Once a day, and for each record that the stream gave up: let lagging followers catch up."""
+"""By schedule, and for whatever stream and queues gave up: let lagging followers catch up.
+
+The queue of failed records holds rooms that the follower could not follow, parts that the fan-out workers could not
+move, and Lambda's own notes of batches that it gave up.
+"""
 
 from typing import Any
 
@@ -6,7 +10,7 @@ from aws_lambda_powertools.utilities.batch import BatchProcessor, EventType, pro
 from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
 
 from homeserver.observability import log
-from homeserver.services.inboxes import follow_room
+from homeserver.services.inboxes import follow_part, follow_room
 from homeserver.services.sweep import sweep
 
 _processor = BatchProcessor(event_type=EventType.SQS, raise_on_entire_batch_failure=False)
@@ -14,7 +18,9 @@ _processor = BatchProcessor(event_type=EventType.SQS, raise_on_entire_batch_fail
 
 def _failed_record(record: SQSRecord) -> None:
     message = record.json_body
-    if "room" in message:
+    if "moves" in message:
+        follow_part(message)
+    elif "room" in message:
         follow_room(message["room"])
     else:
         # Lambda's own note of a batch it gave up: it names the shard, not the rooms.

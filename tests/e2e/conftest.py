@@ -12,6 +12,7 @@ from e2e.local_run import Server
 _names = itertools.count(1)
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist looks at the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Every test of this folder is marked `e2e`; a file runs in one worker, so that its tests share a server."""
     for item in items:

@@ -4,10 +4,10 @@
 it was at that moment, as DynamoDB's would be; without it the last seconds are lost, as with kill -9.
 """
 
+import contextlib
 import shutil
-import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from e2e.client import V3, Client, at_once, is_message, segments
+from e2e.client import PASSWORD, V3, Client, at_once, is_message
 from e2e.local_run import Server
 
 
@@ -67,38 +67,39 @@ def talk(users: Mapping[str, Client], room_id: str) -> str:
     return event_id
 
 
-POINTS = {
-    # The commit: nothing of it is there yet, or all of it but nobody was answered.
-    "commit.before": "message",
-    "commit.before:2": "kick",
-    "commit.after": "message",
-    "commit.after:2": "kick",
-    "commit.after:3": "invitation",
-    # The inbox follower, at the message, then at what changes memberships.
-    "follower.before_inboxes": "message",
-    "follower.between_inboxes": "message",
-    "follower.before_cursor": "message",
-    "follower.after_cursor": "message",
-    "follower.between_memberships": "kick",
-    "follower.between_memberships:2": "invitation",
-}
+POINTS = (
+    # The commit of the message, of the kick, of the invitation: nothing of it is there yet, or all of it but nobody
+    # was answered.
+    "commit.before",
+    "commit.before:2",
+    "commit.after",
+    "commit.after:2",
+    "commit.after:3",
+    # The inbox follower, at the message.
+    "follower.before_inboxes",
+    "follower.between_inboxes",
+    "follower.before_cursor",
+    "follower.after_cursor",
+    # The inbox follower, at the kick and at the invitation.
+    "follower.between_memberships",
+    "follower.between_memberships:2",
+)
 
 
-def crash(prepared: Prepared, folder: Path, point: str, *, saves: bool) -> tuple[str | None, bool]:
-    """Let a server on a copy of the folder crash while people talk; the answered event ID, and whether all was."""
+def crash(prepared: Prepared, folder: Path, point: str, *, saves: bool) -> str | None:
+    """Let a server on a copy of the folder crash while people talk; the answered event ID."""
     shutil.copytree(prepared.folder, folder)
-    answered, complete = None, False
+    answered = None
     with Server(folder, CRASH_AT=point, CRASH_SAVES="1" if saves else "0") as server:
         users = prepared.on(server)
         try:
             answered = users["alice"].send(prepared.room_id, "during", "the-transaction")
             talk(users, prepared.room_id)
-            complete = True
         except httpx.TransportError:
             pass
         assert server.wait() == 137
         assert f"crashed at {point.partition(':')[0]}" in server.lines
-    return answered, complete
+    return answered
 
 
 @pytest.mark.parametrize(
@@ -106,19 +107,21 @@ def crash(prepared: Prepared, folder: Path, point: str, *, saves: bool) -> tuple
     [
         pytest.param(point, saves, marks=pytest.mark.xdist_group(f"crashes-{saves}"), id=f"{point}-{kept}")
         for saves, kept in ((True, "saved"), (False, "lost"))
-        for point in POINTS
+        for point in (POINTS if saves else ("commit.before", "commit.after", "follower.before_cursor"))
     ],
 )
 def test_after_a_crash_everything_is_delivered_once(
     prepared: Prepared, tmp_path: Path, point: str, saves: bool
 ) -> None:
     folder, room_id = tmp_path / "data", prepared.room_id
-    answered, _ = crash(prepared, folder, point, saves=saves)
+    answered = crash(prepared, folder, point, saves=saves)
     with Server(folder) as server:
         users = prepared.on(server)
         alice, bob, carol, dave, erin = users.values()
-        before = alice.history(room_id)  # whatever was lost, what is there is whole
-        assert [e["content"]["body"] for e in before if is_message(e)] in (["before"], ["before", "during"])
+        before = alice.history(room_id)
+        # A commit is there as a whole or not at all, and what was lost is lost as a whole.
+        lost = not saves or point == "commit.before"
+        assert [e["content"]["body"] for e in before if is_message(e)] == ["before", "during"][: 1 if lost else 2]
         event_id = talk(users, room_id)
         if saves and answered is not None:
             assert event_id == answered
@@ -193,7 +196,9 @@ def test_kill_in_the_middle_of_traffic_leaves_whole_rooms(prepared: Prepared, tm
             server.kill()
 
         names = ("alice", "bob", "carol")
-        at_once(kill, *(partial(chatter, name) for name in names), *(partial(listen, name) for name in ("alice", "bob")))
+        at_once(
+            kill, *(partial(chatter, name) for name in names), *(partial(listen, name) for name in ("alice", "bob"))
+        )
         assert all(len(lines) > 5 for lines in answered.values())
     with Server(folder) as server:
         old = users
@@ -235,10 +240,8 @@ def test_a_crash_during_a_fan_out_in_parts_is_made_up_for(tmp_path: Path) -> Non
     for point in ("follower.between_parts", "fanout.after"):
         with Server(folder, CRASH_AT=point, CRASH_SAVES="1") as server:
             event_id = ""
-            try:
+            with contextlib.suppress(httpx.TransportError):
                 event_id = server.welcome(owner).send(room_id, point, point)
-            except httpx.TransportError:
-                pass
             assert server.wait() == 137
         with Server(folder) as server:
             twins = [server.welcome(user) for user in watchers]
@@ -250,3 +253,41 @@ def test_a_crash_during_a_fan_out_in_parts_is_made_up_for(tmp_path: Path) -> Non
                 user.since, user.seen = twin.since, twin.seen
             assert server.stop() == 0
             assert server.lagging_rooms() == []
+
+
+@pytest.mark.parametrize(
+    ("point", "request_body", "errcode"),
+    [
+        ("account.password_changed", {"new_password": "another secret"}, "M_FORBIDDEN"),
+        ("account.deactivating", {"erase": True}, "M_USER_DEACTIVATED"),
+        ("account.rooms_left", {"erase": True}, "M_USER_DEACTIVATED"),
+    ],
+)
+def test_the_repetition_of_a_request_finishes_what_a_crash_left(
+    prepared: Prepared, tmp_path: Path, point: str, request_body: dict[str, object], errcode: str
+) -> None:
+    folder, room_id = tmp_path / "data", prepared.room_id
+    shutil.copytree(prepared.folder, folder)
+    gone = "erase" in request_body
+    address = f"{V3}/account/{'deactivate' if gone else 'password'}"
+    with Server(folder, CRASH_AT=point, CRASH_SAVES="1") as server:
+        bob = prepared.on(server)["bob"]
+        asked = bob.ask("POST", address, request_body)
+        assert asked.status == 401
+        identifier = {"type": "m.id.user", "user": bob.user_id}
+        auth = {"type": "m.login.password", "identifier": identifier, "password": PASSWORD}
+        request = {**request_body, "auth": auth | {"session": asked.json["session"]}}
+        with pytest.raises(httpx.TransportError):
+            bob.ask("POST", address, request)
+        assert server.wait() == 137
+    with Server(folder) as server:
+        users = prepared.on(server)
+        assert users["bob"].ask("POST", address, request).status == 200
+        old = {"type": "m.login.password", "identifier": identifier, "password": PASSWORD}
+        assert users["bob"].ask("POST", f"{V3}/login", old).errcode == errcode
+        assert members(users["alice"], room_id)[users["bob"].user_id] == ("leave" if gone else "join")
+        assert users["bob"].ask("GET", f"{V3}/account/whoami").status == (401 if gone else 200)
+        events = users["alice"].history(room_id)
+        bobs = [event for event in events if event.get("state_key") == users["bob"].user_id]
+        leaves = [event for event in bobs if event["content"]["membership"] == "leave"]
+        assert len(leaves) == (1 if gone else 0)

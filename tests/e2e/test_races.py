@@ -21,7 +21,7 @@ _names = itertools.count(1)
 @pytest.fixture(
     scope="session",
     params=[
-        pytest.param(seed, marks=pytest.mark.xdist_group(f"races-{group}"), id=seed and f"unkind-{seed}" or "kind")
+        pytest.param(seed, marks=pytest.mark.xdist_group(f"races-{group}"), id=f"unkind-{seed}" if seed else "kind")
         for seed, group in (("", "a"), ("1", "a"), ("2", "b"), ("3", "b"))
     ],
 )

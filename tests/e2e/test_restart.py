@@ -118,7 +118,8 @@ def test_a_folder_serves_one_process(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("REGISTRATION", "perhaps"), ("SYNC_POLL_MS", "never"), ("PORT", "http"), ("SERVER_NAME", "no spaces")]
+    ("name", "value"),
+    [("REGISTRATION", "perhaps"), ("SYNC_POLL_MS", "never"), ("PORT", "http"), ("SERVER_NAME", "no spaces")],
 )
 def test_a_setting_that_cannot_be_is_named(tmp_path: Path, name: str, value: str) -> None:
     server = Server(tmp_path, **{name: value})
@@ -130,7 +131,10 @@ def test_a_setting_that_cannot_be_is_named(tmp_path: Path, name: str, value: str
 
 
 def test_two_servers_run_side_by_side(tmp_path: Path) -> None:
-    with Server(tmp_path / "one", SERVER_NAME="one.test") as one, Server(tmp_path / "two", SERVER_NAME="two.test") as two:
+    with (
+        Server(tmp_path / "one", SERVER_NAME="one.test") as one,
+        Server(tmp_path / "two", SERVER_NAME="two.test") as two,
+    ):
         users: list[Client] = at_once(partial(one.register, "alice"), partial(two.register, "alice"))
         assert [user.user_id for user in users] == ["@alice:one.test", "@alice:two.test"]
         rooms = [user.create_room(room_version="11") for user in users]

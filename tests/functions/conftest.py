@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 from moto import mock_aws
 
+from benchmarks.caches import forget_everything
 from contract_check import check
 from functions import harness
 from functions.harness import Answer, User
 from homeserver.adapters import aws
 from homeserver.settings import settings
-from homeserver.storage import limits
 
 ENVIRONMENT = {
     "AWS_REGION": "us-east-1",
@@ -68,7 +68,7 @@ def server(_aws: mock_aws, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable
         monkeypatch.delenv(name, raising=False)
     configure(**ENVIRONMENT)
     _aws.reset()
-    limits._hints.clear()
+    forget_everything()
     harness.create_tables()
     yield configure
     settings.cache_clear()
@@ -112,3 +112,11 @@ def signing_key_of_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
     settings.cache_clear()
     adapter.signing_key.cache_clear()
     adapter.keep_signing_key(SigningKey.generate("test", bytes(range(32))))
+
+
+@pytest.fixture
+def set_up(server: Callable[..., None]) -> None:
+    """The identity that `server_setup` would have written: epoch 1."""
+    from homeserver.storage.server import Identity, replace_identity
+
+    assert replace_identity(None, Identity(harness.SERVER_NAME, 1, 1))

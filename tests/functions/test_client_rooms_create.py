@@ -185,6 +185,7 @@ def test_a_long_initial_state_and_many_invitations_take_several_commits(alice: U
     assert len(get(alice, "rooms", room_id, "state").json) == len(kinds)
 
 
+@pytest.mark.usefixtures("set_up")
 def test_the_creators_own_profile_in_a_late_part_of_the_initial_state_takes_no_second_slot(alice: User) -> None:
     initial: list[dict[str, Any]] = [
         {"type": "org.example.n", "state_key": str(n), "content": {"n": n}} for n in range(60)
@@ -354,6 +355,7 @@ def test_a_direct_chat_says_so_in_its_invitations(alice: User, bob: User) -> Non
     assert membership(alice, room_id, alice) == "join"
 
 
+@pytest.mark.usefixtures("set_up")
 def test_who_does_not_exist_yet_finds_the_invitation_after_registering(alice: User) -> None:
     room_id = create_room(alice, invite=["@later:example.org"])
     follow()

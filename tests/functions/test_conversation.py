@@ -1,37 +1,35 @@
 """Two people talk: the whole way through the handlers and the follower."""
 
+import pytest
+
 from functions.harness import User
-from functions.rooms import create_room, follow, get, post, send, sync
+from functions.rooms import follow, get, make, post, redact, send, texts
+from functions.syncing import Device, keys
+
+pytestmark = pytest.mark.usefixtures("set_up")
 
 
-def bodies(events):
-    return [event["content"].get("body") for event in events if event["type"] == "m.room.message"]
-
-
-def test_two_people_talk_and_see_each_other(server, alice: User, bob: User) -> None:
-    from homeserver.services import server_setup
-    server_setup_identity()
-    room_id = create_room(alice, name="Tea", invite=[bob.user_id])
+def test_two_people_talk_and_see_each_other(alice: User, bob: User) -> None:
+    room_id = make(alice, name="Tea", invite=[bob.user_id]).json["room_id"]
     follow()
-    invited = sync(bob)
-    assert list(invited["rooms"]["invite"]) == [room_id]
-    types = {event["type"] for event in invited["rooms"]["invite"][room_id]["invite_state"]["events"]}
-    assert {"m.room.create", "m.room.name", "m.room.member"} <= types
+    phone = Device(bob)
+    invited = phone.sync()
+    assert list(invited["rooms"]) == ["invite"]
+    told = invited["rooms"]["invite"][room_id]["invite_state"]["events"]
+    assert {("m.room.create", ""), ("m.room.name", ""), ("m.room.member", bob.user_id)} <= keys(told)
     assert post(bob, room_id, "join").status == 200
-    joined = sync(bob, invited["next_batch"])
-    assert list(joined["rooms"]) == ["join"]
-    assert send(alice, room_id, "hello", "1").status == 200
+    assert list(phone.sync()["rooms"]) == ["join"]
+    hello = send(alice, room_id, "hello", "1").json["event_id"]
     follow()
-    news = sync(bob, joined["next_batch"])
-    assert bodies(news["rooms"]["join"][room_id]["timeline"]["events"]) == ["hello"]
-    assert news["rooms"]["join"][room_id]["timeline"]["limited"] is False
-    assert news["rooms"]["join"][room_id]["state"]["events"] == []
+    room = phone.sync()["rooms"]["join"][room_id]
+    assert texts(room["timeline"]["events"]) == ["hello"]
+    assert room["timeline"]["limited"] is False
+    assert room["state"]["events"] == []
     page = get(bob, "rooms", room_id, "messages", dir="b", limit=50)
-    assert bodies(page.json["chunk"]) == ["hello"]
+    assert texts(page.json["chunk"]) == ["hello"]
     assert "end" not in page.json
-    assert sync(bob, news["next_batch"]).keys() == {"next_batch"}
-
-
-def server_setup_identity() -> None:
-    from homeserver.storage.server import Identity, replace_identity
-    replace_identity(None, Identity("example.org", 1, 0))
+    assert phone.sync().keys() == {"next_batch"}
+    redaction = redact(alice, room_id, hello).json["event_id"]
+    follow()
+    (event,) = phone.sync()["rooms"]["join"][room_id]["timeline"]["events"]
+    assert (event["event_id"], event["redacts"]) == (redaction, hello)

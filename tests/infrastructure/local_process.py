@@ -20,17 +20,19 @@ _READY_SECONDS = 30
 class LocalProcess:
     """`python -m local` on a free port with one data folder."""
 
+    module = "local"  # what is started, with `python -m`
+
     def __init__(self, data_dir: Path, *, template: Path = FIXTURE, **environment: str) -> None:
         inherited = {name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR") if name in os.environ}
         self.data_dir = data_dir
         self.lines: list[str] = []
         self._ready = threading.Event()
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "local"],
+            [sys.executable, "-m", self.module],
             cwd=template.parent,
             env=inherited
             | {
-                "PYTHONPATH": f"{ROOT / 'infra'}:{ROOT / 'layers/homeserver/python'}",
+                "PYTHONPATH": f"{ROOT / 'infra'}:{ROOT / 'layers/homeserver/python'}:{ROOT / 'tests'}",
                 "PYTHONDONTWRITEBYTECODE": "1",
                 "DATA_DIR": str(data_dir),
                 "PORT": "0",

@@ -25,7 +25,8 @@ def show(entry: Entry, room_id: str | None, requester: Requester) -> dict[str, A
             unsigned["transaction_id"] = txn
     if entry.replaces is not None:
         unsigned["replaces_state"] = entry.replaces
-        if entry.redacted_because is None:
+        # It is removed when the event that was replaced is redacted.
+        if entry.redacted_because is None and entry.previous is not None:
             unsigned["prev_content"] = entry.previous
     if entry.redacted_because is not None:
         because = entry.redacted_because
@@ -36,4 +37,8 @@ def show(entry: Entry, room_id: str | None, requester: Requester) -> dict[str, A
 def show_state(event: Event, room_id: str | None) -> dict[str, Any]:
     """A state event in client format."""
     pdu: Mapping[str, Any] = event.pdu
-    return client_event(event.event_id, room_id, pdu, {"age": max(0, now_ms() - event.origin_server_ts)})
+    unsigned: dict[str, Any] = {"age": max(0, now_ms() - event.origin_server_ts)}
+    because = pdu.get("unsigned", {}).get("redacted_because")
+    if because is not None:
+        unsigned["redacted_because"] = client_event(because["event_id"], room_id, because)
+    return client_event(event.event_id, room_id, pdu, unsigned)

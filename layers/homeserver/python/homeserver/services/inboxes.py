@@ -4,12 +4,15 @@ A wake names a room, never a range: the follower works from its own cursor to th
 wake that got lost is made good by the next one, or by the sweep.
 
 Many members are moved by a queue, in parts. A part says itself which slots go where, is in the queue before the cursor
-moves, and stays there until a worker is done with it; what the workers give up goes on to the queue of failed
-records, see room_sweep_worker. So the cursor says: everything up to here is in the inboxes, or in a queue.
+moves, and stays there until a worker has done it; what the workers give up goes on to the queue of failed records, see
+room_sweep_worker. So the cursor says: everything up to here is in the inboxes, or in a queue.
+
+The members of a large room (see storage.large_rooms) are moved once, when the room becomes one, and then only whoever
+joins or leaves.
 """
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -19,22 +22,22 @@ from pynamodb.expressions.update import Action
 from homeserver.adapters.queues import send_json
 from homeserver.matrix import state_tree
 from homeserver.observability import fault_point
-from homeserver.services.followed_memberships import MembershipChange, follow_memberships, local_changes
-from homeserver.storage.connection import connection, in_parallel, query_raw
+from homeserver.services.followed_memberships import follow_memberships, membership_changes
+from homeserver.storage import large_rooms
+from homeserver.storage.connection import Key, batch_get, connection, in_parallel, query_raw
 from homeserver.storage.inbox_shards import advance_request
-from homeserver.storage.large_rooms import LARGE_FROM, LARGE_UNTIL, mark_request
 from homeserver.storage.room_items import HEAD, Cursor, Head, LocalMember
 
 CURSOR = "cursor/inbox"
-FANOUT_QUEUE = "INBOX_FANOUT_QUEUE_URL"
+FANOUT_QUEUE = "INBOX_FANOUT_QUEUE"
 MEMBERS_AT_ONCE = 50  # beyond it the queue spreads the writes over several workers
-_LOCAL = "local/"
-_PART_ITEMS = 4  # head and cursors, which lie before the members
+_LOCAL, _AFTER_LOCAL = "local/", "local0"
+_FIRST_PAGE = MEMBERS_AT_ONCE + 4  # the cursors and the head lie before the members
 
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """One step of one inbox: the slot goes to a position; `large` marks it (True) or takes the mark away (False)."""
+    """A slot goes to a position; `large`: it is marked (True), its mark is taken away (False), or neither."""
 
     user_id: str
     slot: int
@@ -47,8 +50,139 @@ class _Room:
     """A head with the follower's cursor, and the local members as far as they were read."""
 
     head: Head
-    position: int = 0
-    root: bytes = state_tree.EMPTY_ROOT
-    is_large: bool = False
-    members: list[LocalMember] = None  # type: ignore[assignment]  # set by _read
-    next_key: str | None = None
+    position: int
+    root: bytes
+    was_large: bool
+    members: dict[str, LocalMember] = field(default_factory=dict)
+    last_key: str | None = None  # where reading the members has to go on
+
+    @property
+    def is_large(self) -> bool:
+        """Whether the room is large now: what it was, unless its members say otherwise clearly."""
+        members = int(self.head.local_members)
+        return members >= large_rooms.LARGE_UNTIL if self.was_large else members > large_rooms.LARGE_FROM
+
+
+def _read(room_id: str) -> _Room | None:
+    """The room with its first members: in the order of sort keys they follow cursors and head."""
+    head: Head | None = None
+    cursor: Cursor | None = None
+    members: dict[str, LocalMember] = {}
+    items = query_raw(Head, room_id, CURSOR, _AFTER_LOCAL, consistent=True, limit=_FIRST_PAGE)
+    for raw in items:
+        key = raw["k"]["S"]
+        if key == CURSOR:
+            cursor = Cursor.from_raw_data(raw)
+        elif key == HEAD:
+            head = Head.from_raw_data(raw)
+        elif key.startswith(_LOCAL):
+            members[key[len(_LOCAL) :]] = LocalMember.from_raw_data(raw)
+    if head is None:
+        return None
+    position, root = (int(cursor.position), bytes(cursor.root)) if cursor else (0, state_tree.EMPTY_ROOT)
+    last_key = items[-1]["k"]["S"] if len(items) == _FIRST_PAGE else None
+    return _Room(head, position, root, bool(cursor and cursor.large), members, last_key)
+
+
+def _read_other_members(room: _Room) -> None:
+    if room.last_key is not None:
+        # Bounds are inclusive; a space is the least that can follow.
+        for raw in query_raw(Head, room.head.room, room.last_key + " ", _AFTER_LOCAL, consistent=True):
+            room.members[raw["k"]["S"][len(_LOCAL) :]] = LocalMember.from_raw_data(raw)
+
+
+def follow_room(room_id: str) -> None:
+    """Bring inboxes, memberships and invitations of a room up to its head, and move the cursor there."""
+    room = _read(room_id)
+    if room is None or room.head.position <= room.position:
+        return
+    changes = membership_changes(room.head, room.root) if room.head.root != room.root else []
+    follow_memberships(room_id, changes)
+    changed = [change.user_id for change in changes if change.is_local]
+    fault_point("follower.before_inboxes")
+    moves = _moves(room, changed)
+    if len(moves) > MEMBERS_AT_ONCE:
+        for start in range(0, len(moves), MEMBERS_AT_ONCE):
+            send_json(FANOUT_QUEUE, _part(room.head, moves[start : start + MEMBERS_AT_ONCE]))
+            fault_point("follower.between_parts")
+    else:
+        _make_moves(moves, int(room.head.arrived))
+    fault_point("follower.before_cursor")
+    _move_cursor(room)
+    fault_point("follower.after_cursor")
+
+
+def _moves(room: _Room, changed: Sequence[str]) -> list[Move]:
+    """Where the slots of the local members have to go."""
+    if room.was_large or room.is_large:
+        if room.was_large and room.is_large:
+            room.members.clear()
+        else:
+            _read_other_members(room)
+        # A row that was read together with the head may be older than the head's last commit; these are not.
+        keys: list[Key] = [(LocalMember, room.head.room, _LOCAL + user_id) for user_id in changed]
+        found = batch_get(keys, consistent=True) if keys else {}
+        room.members |= {row.k[len(_LOCAL) :]: row for row in found.values()}
+    else:
+        _read_other_members(room)
+    moves = [_move(room, user_id, row) for user_id, row in room.members.items()]
+    return [move for move in moves if move is not None]
+
+
+def _move(room: _Room, user_id: str, row: LocalMember) -> Move | None:
+    if row.slot is None:
+        return None
+    if row.membership == "join":
+        mark = room.is_large if room.is_large or room.was_large else None
+        return Move(user_id, int(row.slot), int(room.head.position), mark)
+    if row.left_at is not None and row.left_at > room.position:
+        # Since the cursor: to where they left, and no further.
+        return Move(user_id, int(row.slot), int(row.left_at), False if room.is_large or room.was_large else None)
+    return None
+
+
+def _part(head: Head, moves: Iterable[Move]) -> dict[str, Any]:
+    listed = [[move.user_id, move.slot, move.position, move.large] for move in moves]
+    return {"room": head.room, "arrived": int(head.arrived), "moves": listed}
+
+
+def follow_part(part: dict[str, Any]) -> None:
+    """One part of a room with many local members, as the follower put it into the queue. Repeating it does no harm."""
+    _make_moves([Move(*move) for move in part["moves"]], part["arrived"])
+    fault_point("fanout.after")
+
+
+def _make_moves(moves: Iterable[Move], arrived: int) -> None:
+    calls = []
+    for move in moves:
+        calls.append(partial(_write, advance_request(move.user_id, move.slot, move.position, arrived)))
+        if move.large is not None:
+            mark = large_rooms.mark_request(move.user_id, move.slot, move.position, large=move.large)
+            calls.append(partial(_write, mark))
+    in_parallel(*calls)
+
+
+def _write(request: dict[str, Any]) -> None:
+    try:
+        connection().dispatch("UpdateItem", request)
+    except VerboseClientError as error:
+        # The inbox is there already, or further: another run of the follower, or the user's own commit, was quicker.
+        if error.response["Error"].get("Code") != "ConditionalCheckFailedException":
+            raise
+    fault_point("follower.between_inboxes")
+
+
+def _move_cursor(room: _Room) -> None:
+    actions: list[Action] = [
+        Cursor.position.set(int(room.head.position)),
+        Cursor.root.set(bytes(room.head.root)),
+    ]
+    if room.is_large != room.was_large:
+        actions.append(Cursor.large.set(1) if room.is_large else Cursor.large.remove())
+    ahead = Cursor.position.does_not_exist() | (Cursor.position < int(room.head.position))
+    try:
+        Cursor(room.head.room, CURSOR).update(actions, ahead)
+    except UpdateError as error:
+        # Another run of the follower was quicker, and has done at least as much.
+        if error.cause_response_code != "ConditionalCheckFailedException":
+            raise

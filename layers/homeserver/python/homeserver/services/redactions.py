@@ -4,7 +4,8 @@ Source: client-server API v1.19, "Redactions"; server-server API, "Handling reda
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 from pynamodb.expressions.update import Action
 
@@ -14,9 +15,10 @@ from homeserver.matrix.event import Event
 from homeserver.matrix.event_auth import AuthState, may_redact
 from homeserver.matrix.event_codec import pack, unpack
 from homeserver.matrix.redaction import redact_event
+from homeserver.services.room_draft import RoomDraft
 from homeserver.storage.connection import Key, Transaction, batch_get
 from homeserver.storage.room_items import EventRecord, StateRow, TimelineEntry, bucket_of, state_key
-from homeserver.storage.rooms import RoomView, entry_of_row
+from homeserver.storage.rooms import RoomView, StateEntry, entry_of_row
 from homeserver.storage.state_nodes import StateNodes
 from homeserver.storage.timeline import read_entry
 
@@ -65,8 +67,17 @@ def check_redaction(redaction: Event, target: Event, state: AuthState) -> None:
         raise Forbidden("You may not redact this event.")
 
 
-def prunings_elsewhere(view: RoomView, target: Target) -> list[Pruning]:
-    """What the commit must prune of other timeline entries that quote the event."""
+def pruned_event(target: Event, redaction: Event) -> Event:
+    """What is left of an event. A state event, which is also read without its timeline entry, says why."""
+    pruned = redact_event(target)
+    if not target.is_state:
+        return pruned
+    because = {**redaction.pdu, "event_id": redaction.event_id}
+    return replace(pruned, pdu={**pruned.pdu, "unsigned": {"redacted_because": because}})
+
+
+def prunings_elsewhere(room: RoomDraft, view: RoomView, target: Target) -> list[Pruning]:
+    """What the commit must prune of other events that quote the event. `view` is the room as read."""
     event = target.event
     if event.is_state:
         current = view.state.get(event.key)
@@ -74,13 +85,13 @@ def prunings_elsewhere(view: RoomView, target: Target) -> list[Pruning]:
             # The event that replaced it shows its content as `prev_content`.
             return [_update(view, _replaced_at(view, target), TimelineEntry.previous.remove())]
     elif event.type == "m.room.redaction":
-        return _because(view, event)
+        return _because(room, view, event)
     return []
 
 
-def _update(view: RoomView, position: int, action: Action) -> Pruning:
+def _update(view: RoomView, position: int, *actions: Action) -> Pruning:
     line = TimelineEntry(bucket_of(view.room_id, position), position)
-    return lambda transaction: transaction.update(f"timeline {position}", line, [action])
+    return lambda transaction: transaction.update(f"timeline {position}", line, actions)
 
 
 def _replaced_at(view: RoomView, target: Target) -> int:
@@ -97,15 +108,36 @@ def _replaced_at(view: RoomView, target: Target) -> int:
     return high
 
 
-def _because(view: RoomView, redaction: Event) -> list[Pruning]:
+def _read(key: Key) -> Any:
+    return batch_get([key], consistent=True).get(key)
+
+
+def _because(room: RoomDraft, view: RoomView, redaction: Event) -> list[Pruning]:
     """The event that a redaction redacted shows it as `redacted_because`."""
-    record = EventRecord.fetch(redaction.redacts) if redaction.redacts else None
-    if record is None or record.room != view.room_id or record.position is None:
+    room_id = view.room_id
+    record: EventRecord | None = _read((EventRecord, redaction.redacts, None)) if redaction.redacts else None
+    if record is None or record.room != room_id or record.position is None:
         return []
     position = int(record.position)
-    entry = read_entry(view.room_id, position)
+    entry = read_entry(room_id, position)
     shown = entry.redacted_because if entry is not None else None
     if shown is None or shown["event_id"] != redaction.event_id:
         return []
     pruned = {**redact_event(redaction).pdu, "event_id": redaction.event_id}
-    return [_update(view, position, TimelineEntry.redacted_because.set(pack(pruned)))]
+    quotation = TimelineEntry.redacted_because.set(pack(pruned))
+    if record.packed is None:
+        return [_update(view, position, quotation)]
+    event = Event(record.event_id, room_id, unpack(record.packed), view.rules)
+    event = replace(event, pdu={**event.pdu, "unsigned": {"redacted_because": pruned}})
+    packed = pack(event.pdu)
+
+    def prune_state(transaction: Transaction) -> None:
+        transaction.update("record", EventRecord(event.event_id), [EventRecord.packed.set(packed)])
+        if row is not None and row.event_id == event.event_id:
+            transaction.update("state", row, [StateRow.packed.set(packed)], StateRow.event_id == event.event_id)
+
+    row: StateRow | None = _read((StateRow, room_id, state_key(*event.key)))
+    current = room.state.get(event.key)
+    if current is not None and current.event == event:
+        room.state[event.key] = StateEntry(event, current.position, current.cover)
+    return [_update(view, position, quotation, TimelineEntry.packed.set(packed)), prune_state]

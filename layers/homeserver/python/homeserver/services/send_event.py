@@ -21,12 +21,11 @@ from homeserver.matrix.identifiers import (
     is_room_id,
     is_user_id,
 )
-from homeserver.matrix.redaction import redact_event
 from homeserver.matrix.room_versions import V11
 from homeserver.services import rate_limits
 from homeserver.services.access_tokens import Requester
 from homeserver.services.attempts import attempts
-from homeserver.services.redactions import check_redaction, prunings_elsewhere, read_target
+from homeserver.services.redactions import check_redaction, pruned_event, prunings_elsewhere, read_target
 from homeserver.services.room_draft import Raced, RoomDraft, now_ms
 from homeserver.settings import settings
 from homeserver.storage.connection import Key, in_parallel
@@ -263,8 +262,8 @@ def redact(
         redaction = room.add(draft, sender, client_transaction=transaction.shown)
         check_redaction(redaction, target.event, room.auth_state())
         if not target.is_redacted:
-            room.extras += prunings_elsewhere(view, target)
-            room.redact(target.event, target.position, redaction, redact_event(target.event))
+            room.extras += prunings_elsewhere(room, view, target)
+            room.redact(target.event, target.position, redaction, pruned_event(target.event, redaction))
         room.client_transaction = transaction.record(redaction.event_id)
         try:
             room.commit()

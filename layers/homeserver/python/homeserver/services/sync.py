@@ -22,7 +22,14 @@ from homeserver.matrix.filters import Filter, parse_filter, project_event_fields
 from homeserver.matrix.room_versions import ROOM_VERSIONS
 from homeserver.services.access_tokens import Requester
 from homeserver.services.filters import load_filter
-from homeserver.services.sync_delivered import Delivered, check_reached, delivered_before, next_token
+from homeserver.services.sync_delivered import (
+    Delivered,
+    check_reached,
+    decode_token,
+    delivered_before,
+    next_token,
+    read_bases,
+)
 from homeserver.services.sync_rooms import RoomAnswer, RoomTask, View, answer_room, first_window, is_over
 from homeserver.storage import invites, slots, timeline_cache, user_data
 from homeserver.storage.connection import Key, batch_get, connection, in_parallel
@@ -78,13 +85,15 @@ def sync(question: SyncQuestion) -> SyncResult:
     started = time.monotonic()
     requester = question.requester
     user_id = requester.user_id
-    inbox, wanted, epoch, _ = in_parallel(
+    token = decode_token(requester, question.since)
+    inbox, wanted, epoch, bases, _ = in_parallel(
         partial(read_inbox, user_id, consistent=question.since is None),
         partial(_filter_of, user_id, question.filter_text),
         lambda: identity().epoch,
+        partial(read_bases, requester, token),
         partial(slots.read_ahead, user_id),
     )
-    told = delivered_before(requester, question.since, epoch)
+    told = delivered_before(token, bases, epoch)
     look_at_heads(connection().dispatch, user_id, inbox, consistent=True)
     check_reached(user_id, told, inbox)
     initial = question.since is None or told.again
@@ -183,8 +192,7 @@ def _read_rooms(user_id: str, news: _News, others: Iterable[str], wanted: Filter
         return
     first = news.tasks[:_ROOMS_AT_ONCE]
     calls = [
-        partial(timeline_cache.read_ahead, task.room_id, *first_window(task, wanted.room.timeline))
-        for task in first
+        partial(timeline_cache.read_ahead, task.room_id, *first_window(task, wanted.room.timeline)) for task in first
     ]
     news.views, *read = in_parallel(partial(_views, user_id, room_ids), *calls)
     news.ahead = {task.room_id: ahead for task, ahead in zip(first, read, strict=True)}
@@ -308,9 +316,7 @@ def _add_account_data_only(
             joined.setdefault(room_id, {})["account_data"] = {"events": account}
 
 
-def _add_invite(
-    rooms: dict[str, dict[str, Any]], invite: Invite, views: Mapping[str, View], *, initial: bool
-) -> None:
+def _add_invite(rooms: dict[str, dict[str, Any]], invite: Invite, views: Mapping[str, View], *, initial: bool) -> None:
     """A pending invitation, or the end of one that this device was told of."""
     row = views[invite.room_id][1]
     if row is None:
@@ -318,7 +324,7 @@ def _add_invite(
     if invite.membership == "invite" and row.membership == "invite":
         rooms["invite"][invite.room_id] = {"invite_state": {"events": invite.events}}
     elif invite.membership == "leave" and row.membership in {"leave", "ban"} and not initial:
-        if row.forgotten is not None or row.left_at == invite.position:
+        if row.left_at == invite.position:
             return  # who had joined before they left is told so by the room itself
         told = {"timeline": {"events": invite.events, "limited": False}, "state": {"events": []}}
         rooms["leave"].setdefault(invite.room_id, told)

@@ -42,24 +42,35 @@ class Delivered:
     again: bool = False
 
 
-def delivered_before(requester: Requester, since: str | None, epoch: int) -> Delivered:
-    """What a token says was delivered; nothing without one. Raises InvalidParam for what is no token of this user."""
-    if since is None:
+Bases = Mapping[int, Mapping[int, int]]
+
+
+def decode_token(requester: Requester, since: str | None) -> SyncToken | None:
+    """The token that a client shows, if it shows one. Raises InvalidParam for what is no token of this user."""
+    return SyncToken.decode(since, user_id=requester.user_id) if since is not None else None
+
+
+def read_bases(requester: Requester, token: SyncToken | None) -> Bases:
+    """The stored bases of the device where the token needs one; else nothing is read."""
+    if token is None or not token.base:
+        return {}
+    answer = connection().dispatch("GetItem", sync_bases.base_request(requester.user_id, requester.device_id))
+    return sync_bases.parse_bases(answer.get("Item"))
+
+
+def delivered_before(token: SyncToken | None, bases: Bases, epoch: int) -> Delivered:
+    """What a token says was delivered; nothing without one. Raises InvalidParam for an epoch that never was."""
+    if token is None:
         return Delivered()
-    token = SyncToken.decode(since, user_id=requester.user_id)
     if token.epoch > epoch:
         epoch = identity(refresh=True).epoch  # this process may not know yet
         if token.epoch > epoch:
             raise InvalidParam("This is not a sync token of this server")
-    if token.epoch < epoch:
-        # The store was set back: positions may mean something else now.
+    if token.epoch < epoch or (token.base and token.base not in bases):
+        # The store was set back, so that positions may mean something else now; or nobody knows what was delivered.
         return Delivered(again=True)
     told = Delivered(dict(token.positions), dict(token.ephemeral), dict(token.streams))
     if token.base:
-        answer = connection().dispatch("GetItem", sync_bases.base_request(requester.user_id, requester.device_id))
-        bases = sync_bases.parse_bases(answer.get("Item"))
-        if token.base not in bases:
-            return Delivered(again=True)
         told.base, told.base_positions = token.base, bases[token.base]
         told.positions = {**told.base_positions, **told.positions}
     return told

@@ -76,13 +76,14 @@ def first_window(task: RoomTask, timeline_filter: RoomEventFilter) -> tuple[int,
 
 def is_over(task: RoomTask, row: LocalMember, wanted: Filter, *, full_state: bool) -> bool:
     """Whether nothing is to be told of the room, now or later: the user is out of it, and was told or need not be."""
-    if row.forgotten is not None or row.membership in {"invite", "knock"}:
-        return True
     if row.membership == "join":
         return False
-    if row.left_at is None or (task.initial and not wanted.room.include_leave):
+    if row.left_at is None or row.membership in {"invite", "knock"}:
         return True
-    return full_state and not task.initial and task.since >= int(row.left_at)
+    if task.initial:
+        return not wanted.room.include_leave or row.forgotten is not None
+    # A forgotten room is told of once more to devices that may believe that the user is in it.
+    return task.since >= int(row.left_at) and (full_state or row.forgotten is not None)
 
 
 def answer_room(
@@ -113,6 +114,8 @@ def answer_room(
         since = 0 if full_state or fresh else task.since
         update = room_state_update(reader, since, window, wanted.room.state, at_end=state_after)
         answer.summary = room_summary(reader, window, whole=since == 0)
+        if row.forgotten is not None:
+            window, update = window.last_only(), []
     except KeyError:
         # Something that the log names cannot be read yet.
         return answer

@@ -31,6 +31,11 @@ class Window:
     last: int
     limited: bool
 
+    def last_only(self) -> "Window":
+        """All that is left of a room that was forgotten: the event that ended the user's stay."""
+        limited = self.last > self.since + 1
+        return Window(self.entries[-1:], self.shown[-1:], self.roots, self.since, self.last, limited)
+
     @property
     def hides(self) -> bool:
         """Whether entries are not shown that lie between those that are."""

@@ -25,6 +25,7 @@ from homeserver.matrix.sync_token import SyncToken
 from homeserver.observability import current_meter, log
 from homeserver.settings import settings, table_name
 from homeserver.storage.inbox_shards import Inbox, parse_inbox, poll_request
+from homeserver.storage.large_rooms import look_at_heads
 from homeserver.storage.sync_bases import base_request, parse_bases
 
 LONGEST_WAIT = 25.0  # seconds; API Gateway gives up at 30
@@ -96,9 +97,10 @@ def wait_for_news(
         device, inbox, epoch = _device_of(_claim(request.access_token), clock), Inbox(), None
     if request.since is None:
         return _build(request, device, None, ends - clock.monotonic())
-    told = _told(request.since, device)
+    token = SyncToken.decode(request.since, user_id=device.user_id)
+    told = _complete(token, device) if patient else None  # who does not wait needs no base here
     latest = request.since
-    if not patient or told is None or told.epoch != epoch or is_ahead(inbox, told):
+    if told is None or told.epoch != epoch or is_ahead(inbox, told):
         answer = _build(request, device, latest, ends - clock.monotonic())
         told = _told(answer.next_batch, device) if patient and answer.empty else None
         if told is None:
@@ -145,15 +147,26 @@ class PollingWaiter:
         """Whether the inbox got ahead of the token within the time; the last look is at its end."""
         deadline = self.clock.monotonic() + seconds
         seen: list[Any] | None = None
+        inbox = Inbox()
         while (left := deadline - self.clock.monotonic()) > 0:
             pause = _poll_seconds() * random.uniform(0.9, 1.1)  # noqa: S311 - jitter, not a secret
             self.clock.sleep(min(pause, left))
             items = _poll(user_id)
             # Comparing what came is much cheaper than taking it apart, and mostly it is the same as before.
-            if items != seen and is_ahead(parse_inbox(items), told):
+            if items != seen:
+                inbox, seen = parse_inbox(items), items
+            elif not inbox.has_large_rooms:
+                continue
+            look_at_heads(dynamodb, user_id, inbox, consistent=False)
+            if is_ahead(inbox, told):
                 return True
-            seen = items
         return False
+
+
+def _look(user_id: str) -> Inbox:
+    inbox = parse_inbox(_poll(user_id))
+    look_at_heads(dynamodb, user_id, inbox, consistent=False)
+    return inbox
 
 
 def _poll_seconds() -> float:
@@ -173,7 +186,10 @@ def _poll(user_id: str) -> list[Any]:
 
 def _told(text: str, device: _Device) -> SyncToken | None:
     """A token with all its positions, or None when its base is unknown. Raises InvalidParam."""
-    token = SyncToken.decode(text, user_id=device.user_id)
+    return _complete(SyncToken.decode(text, user_id=device.user_id), device)
+
+
+def _complete(token: SyncToken, device: _Device) -> SyncToken | None:
     if not token.base:
         return token
     bases = parse_bases(dynamodb("GetItem", base_request(device.user_id, device.device_id)).get("Item"))
@@ -196,7 +212,7 @@ def _claim(token: str | None) -> tuple[str, str]:
 def _read_all(access_token: str | None, clock: Clock) -> tuple[_Device, Inbox, int | None]:
     """Requester, inbox and epoch in one round: the inbox of whom the token claims, used once the claim holds."""
     claim = _claim(access_token)
-    calls: list[Callable[[], Any]] = [lambda: _device_of(claim, clock), lambda: parse_inbox(_poll(claim[1]))]
+    calls: list[Callable[[], Any]] = [lambda: _device_of(claim, clock), lambda: _look(claim[1])]
     if _known_epoch is None or clock.monotonic() >= _known_epoch[1]:
         calls.append(lambda: _read_epoch(clock))
     device, inbox, *_ = in_parallel(*calls)

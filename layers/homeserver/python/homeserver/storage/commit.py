@@ -230,7 +230,9 @@ def _write_local(transaction: Transaction, room_id: str, change: LocalChange, he
         take_slot(transaction, user_id, change.slot)
         transaction.put(f"slot item {user_id}", Slot(f"{user_id}#slots", slot_item_key(change.slot), room=room_id))
     if change.membership == "join" or change.left_at == change.position:
-        request = advance_request(user_id, change.slot, change.position, int(head.arrived))
+        # Who joins sees everything that the same commit does, as when a room is made.
+        position = int(head.position) if change.membership == "join" else change.position
+        request = advance_request(user_id, change.slot, position, int(head.arrived))
         # Nobody else moves this slot past a position that is only being committed.
         transaction.update_raw(f"inbox {user_id}", request)
 

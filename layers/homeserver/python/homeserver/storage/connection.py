@@ -17,6 +17,7 @@ from pynamodb.models import Model
 
 from homeserver.adapters import aws
 from homeserver.observability import Meter, count_call, counting_on, current_meter
+from homeserver.request_units import read_units, write_units
 
 ItemType = TypeVar("ItemType", bound="Item")
 BATCH_GET_LIMIT = 100  # keys in one BatchGetItem

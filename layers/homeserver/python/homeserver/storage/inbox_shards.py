@@ -55,6 +55,11 @@ class Inbox:
     streams: dict[str, int] = field(default_factory=dict)
     next_slot: int = 0
 
+    @property
+    def has_large_rooms(self) -> bool:
+        """Whether the heads of some rooms have to be looked at."""
+        return any(state.large for state in self.slots.values())
+
 
 def slot_item_key(slot: int) -> str:
     """The sort key of a slot in `<user>#slots`."""

@@ -99,6 +99,8 @@ class Cursor(_RoomItem):
 
     position = NumberAttribute(attr_name="p")
     root = BinaryAttribute(attr_name="r", legacy_encoding=False)
+    # 1 while the inboxes of the room's local members do not follow it, see large_rooms (inbox follower only)
+    large = NumberAttribute(attr_name="lg", null=True)
 
 
 class RoomAlias(_RoomItem):

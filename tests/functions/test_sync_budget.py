@@ -1,0 +1,90 @@
+"""What /sync may cost, in sequential rounds and read units: warm, and in a process that was just started."""
+
+from collections.abc import Callable
+
+import pytest
+
+from benchmarks.caches import forget_everything
+from functions.harness import User
+from functions.rooms import create_room, follow, say, set_state
+from functions.syncing import Device, ask
+from homeserver.observability import metered
+
+pytestmark = pytest.mark.usefixtures("set_up")
+CLIENT_SYNC = 1  # round of client_sync: the token of the device, and beside it the first look into the inbox
+
+
+@pytest.fixture
+def phone(alice: User, bob: User) -> Device:
+    for _ in range(5):
+        create_room(alice, bob)
+    follow()
+    device = Device(bob)
+    device.sync()
+    return device
+
+
+@pytest.mark.parametrize("warm", [True, False])
+def test_one_message_in_one_room_takes_three_rounds(phone: Device, alice: User, warm: bool) -> None:
+    room_id = min(phone.joined)
+    say(alice, room_id, "hello")
+    follow()
+    if not warm:
+        forget_everything()
+    with metered() as meter:
+        body = phone.sync()
+    assert list(body["rooms"]["join"]) == [room_id]
+    assert CLIENT_SYNC + meter.rounds <= 3
+    # warm: the inbox (0.5), head and row (2), timeline (1); cold also the slots (0.5) and the identity (1)
+    assert meter.rru == (3.5 if warm else 5)
+    assert meter.wru == 0
+
+
+def test_eight_rooms_that_moved_take_as_many_rounds_as_one(phone: Device, alice: User) -> None:
+    for room_id in phone.joined:
+        say(alice, room_id, f"to {room_id}")
+    follow()
+    with metered() as meter:
+        assert len(phone.sync()["rooms"]["join"]) == 5
+    assert CLIENT_SYNC + meter.rounds <= 3
+
+
+def test_no_news_takes_one_round_and_half_a_unit(phone: Device) -> None:
+    with metered() as meter:
+        phone.sync()
+    assert (meter.rounds, meter.calls, meter.rru) == (1, 1, 0.5)
+
+
+def test_a_state_event_that_the_timeline_shows_takes_no_more(phone: Device, alice: User) -> None:
+    set_state(alice, min(phone.joined), "m.room.name", {"name": "Tea"})
+    follow()
+    with metered() as meter:
+        phone.sync()
+    assert CLIENT_SYNC + meter.rounds <= 3
+
+
+def test_the_hundred_and_fiftieth_event_costs_what_the_twentieth_does(phone: Device, alice: User) -> None:
+    """It lies in the second partition of the timeline."""
+    room_id = min(phone.joined)
+    costs = []
+    for texts in ([f"early {n}" for n in range(12)], [f"late {n}" for n in range(130)]):
+        say(alice, room_id, *texts)
+        follow()
+        phone.sync_until_quiet()
+        say(alice, room_id, f"after {texts[0]}")
+        follow()
+        with metered() as meter:
+            phone.sync()
+        costs.append((meter.rounds, meter.calls, meter.rru))
+    assert costs[0] == costs[1]
+
+
+def test_the_answer_says_what_it_cost_when_it_is_asked_to(
+    phone: Device, alice: User, server: Callable[..., None]
+) -> None:
+    server(COST_METER="on")
+    say(alice, min(phone.joined), "hello")
+    follow()
+    meter = ask(phone.user, phone.since)["meter"]
+    assert meter["rounds"] == 2
+    assert set(meter) >= {"rounds", "calls", "rru", "wru"}
