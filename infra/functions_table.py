@@ -18,8 +18,8 @@ HEADER = """\
 # Functions
 
 Made from `template.yaml` by `infra/functions_table.py`: do not edit. Memory in MB and timeout in seconds, at the
-default parameters. Tables: r reads, w writes, c checks in a transaction, s scans; `by_user` and `by_stream` are
-indexes. `{version}` is `r0`, `v1` or `v3`; `{proxy+}` takes the rest of the path.
+default parameters. Tables: r reads, w writes, c checks in a transaction, s scans; `by_stream` is an
+index. `{version}` is `r0`, `v1` or `v3`; `{proxy+}` takes the rest of the path.
 
 | Function | Woken by | Tables | Calls | Memory | Timeout |
 |---|---|---|---|---|---|
@@ -38,7 +38,7 @@ def _list(value: Any) -> list[Any]:
 
 
 def _noun(resource: str) -> str | None:
-    """ROOMS for the ARN of RoomsTable; TOKENS.by_user for one of its index; None for what is no table."""
+    """ROOMS for the ARN of RoomsTable; USER_DATA.by_stream for one of its index; None for what is no table."""
     match = re.search(r":table/[^/]*-([A-Za-z]+)Table(?:/index/(\w+))?$", resource)
     if match is None:
         return None

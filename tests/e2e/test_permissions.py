@@ -329,8 +329,9 @@ def repaired(folder: Path) -> dict[str, set[Pair]]:
         token = SyncToken.decode(owner.since, user_id=owner.user_id)
         long = replace(token, positions=token.positions | dict.fromkeys(OLD_SLOTS, OLD_POSITION))
         lost = replace(token, base=7)
-        for claimed in (long, lost):  # more positions than one token holds; a base that is not there any more
-            owner.ok("GET", f"{V3}/sync", query={"since": claimed.encode()})
+        # More positions than one token holds, and a base that is not there any more.
+        for claimed, timeout in ((long, 0), (lost, 300)):
+            owner.ok("GET", f"{V3}/sync", query={"since": claimed.encode(), "timeout": timeout})
         late.sync()
         late.sync(timeout=0.2)
         assert server.stop() == 0

@@ -46,24 +46,27 @@ def test_a_message_stays_hidden_for_six_times_its_readers_timeout(queue: str, re
     assert QUEUE_RESOURCES[queue]["Properties"]["VisibilityTimeout"] >= 6 * FUNCTIONS[reader].properties["Timeout"]
 
 
-@pytest.mark.parametrize("queue", READERS)
-def test_a_queue_hands_what_fails_five_times_to_dead_letters_that_keep_it_for_two_weeks(queue: str) -> None:
-    letters = queue.removesuffix("Queue") + "DeadLetters"
+# Where a message goes that was tried five times: a part of a fan-out is repeated by the sweep's worker before it ends.
+AFTER_FIVE_TRIES = {"InboxFanoutQueue": "FailedRecordsQueue", "FailedRecordsQueue": "FailedRecordsDeadLetters"}
+
+
+@pytest.mark.parametrize(("queue", "target"), AFTER_FIVE_TRIES.items())
+def test_what_fails_five_times_goes_on_and_is_kept_for_two_weeks(queue: str, target: str) -> None:
     redrive = QUEUE_RESOURCES[queue]["Properties"]["RedrivePolicy"]
-    assert redrive == {"deadLetterTargetArn": {"Fn::GetAtt": [letters, "Arn"]}, "maxReceiveCount": 5}
-    assert QUEUE_RESOURCES[letters]["Properties"]["MessageRetentionPeriod"] == 14 * 86400
+    assert redrive == {"deadLetterTargetArn": {"Fn::GetAtt": [target, "Arn"]}, "maxReceiveCount": 5}
+    assert QUEUE_RESOURCES[target]["Properties"]["MessageRetentionPeriod"] == 14 * 86400
 
 
 def test_every_queue_is_encrypted_and_is_read_or_is_dead_letters() -> None:
     assert all(queue["Properties"]["SqsManagedSseEnabled"] is True for queue in QUEUE_RESOURCES.values())
-    letters = {f"{name.removesuffix('Queue')}DeadLetters" for name in READERS}
-    assert set(QUEUE_RESOURCES) == set(READERS) | letters
+    assert set(QUEUE_RESOURCES) == set(READERS) | {"FailedRecordsDeadLetters"}
+    assert set(AFTER_FIVE_TRIES) == set(READERS)
 
 
-def test_the_sweep_runs_every_hour_and_nothing_else_runs_by_the_clock() -> None:
+def test_the_sweep_runs_every_day_and_nothing_else_runs_by_the_clock() -> None:
     schedules = {name: f.events("Schedule") for name, f in FUNCTIONS.items() if f.events("Schedule")}
     assert {n: [s["Schedule"] for s in found] for n, found in schedules.items()} == {
-        "room_sweep_worker": ["rate(1 hour)"]
+        "room_sweep_worker": ["rate(1 day)"]
     }
 
 
@@ -107,7 +110,7 @@ def test_every_alarm_watches_something_that_exists_and_says_what_is_wrong() -> N
     assert all(len(alarm["AlarmDescription"]) > 20 for alarm in alarms)
     assert all(alarm["TreatMissingData"] == "notBreaching" for alarm in alarms)
     # Ten alarms are what CloudWatch gives for nothing; docs/costs.md counts on it.
-    assert len(alarms) == 10
+    assert len(alarms) <= 10
 
 
 def test_every_dead_letter_queue_has_an_alarm_at_its_first_message() -> None:

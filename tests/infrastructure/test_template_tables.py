@@ -87,14 +87,6 @@ def test_only_rooms_have_a_stream_and_it_carries_new_images() -> None:
     assert {name: stream for name, stream in streams.items() if stream} == {"Rooms": {"StreamViewType": "NEW_IMAGE"}}
 
 
-def test_the_tokens_of_a_user_are_found_through_a_keys_only_index() -> None:
-    properties = TABLES["Tokens"]["Properties"]
-    (index,) = properties["GlobalSecondaryIndexes"]
-    assert index["IndexName"] == "by_user"
-    assert key_schema(properties, index["KeySchema"]) == [("user", "S"), ("device", "S")]
-    assert index["Projection"] == {"ProjectionType": "KEYS_ONLY"}
-
-
 def test_account_data_is_listed_by_stream_number_with_strong_consistency() -> None:
     properties = TABLES["UserData"]["Properties"]
     (index,) = properties["LocalSecondaryIndexes"]
@@ -107,7 +99,7 @@ def test_no_other_table_has_an_index_because_each_doubles_its_writes() -> None:
     indexed = {
         n for n, t in TABLES.items() if {"GlobalSecondaryIndexes", "LocalSecondaryIndexes"} & set(t["Properties"])
     }
-    assert indexed == {"Tokens", "UserData"}
+    assert indexed == {"UserData"}
 
 
 def test_every_attribute_that_is_defined_is_a_key() -> None:
