@@ -132,9 +132,27 @@ def read_resources(root: Stack) -> Resources:
                 _add(found, stack, logical_id, resource)
             except (KeyError, TypeError, ValueError) as error:
                 raise TemplateError(f"{stack.path.name}: {logical_id}: {error!r}") from error
-    # Dead-letter queues exist before the queues that name them.
-    found.queues.sort(key=lambda queue: "RedrivePolicy" in queue["Attributes"])
+    found.queues = _targets_first(found.queues)
     return found
+
+
+def _targets_first(queues: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The queues in an order in which each comes after the one that takes what it gives up."""
+    waiting = {queue["QueueName"]: queue for queue in queues}
+    ordered: list[dict[str, Any]] = []
+
+    def place(queue: dict[str, Any]) -> None:
+        if waiting.pop(queue["QueueName"], None) is None:
+            return
+        policy = json.loads(queue["Attributes"].get("RedrivePolicy", "{}"))
+        target = str(policy.get("deadLetterTargetArn", "")).rsplit(":", 1)[-1]
+        if target in waiting:
+            place(waiting[target])
+        ordered.append(queue)
+
+    for queue in queues:
+        place(queue)
+    return ordered
 
 
 def _add(found: Resources, stack: Stack, logical_id: str, resource: dict[str, Any]) -> None:

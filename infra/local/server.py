@@ -32,7 +32,8 @@ from local.streams import StreamMapping
 from local.template import ACCOUNT, REGION, Stack, TemplateError, parameters_of
 
 log = logging.getLogger("local")
-DEFAULTS = {"ServerName": "localhost", "Registration": "open", "LogLevel": "WARNING"}
+# A look into an inbox costs no money here, so a waiting /sync may look more often than on AWS.
+DEFAULTS = {"ServerName": "localhost", "Registration": "open", "LogLevel": "WARNING", "SyncPollMs": "20"}
 SAVE_SECONDS = 15.0
 _STOP_SECONDS = 5.0
 _SLIM_CLIENT = "homeserver.adapters.slim_aws"
