@@ -9,6 +9,7 @@ import asyncio
 import copy
 import logging
 import os
+import re
 import tempfile
 import threading
 from collections.abc import Callable, Mapping
@@ -50,6 +51,11 @@ _SERVICES = {"secrets-manager": "secretsmanager", "sfn": "states", "sesv2": "ses
 _SMALL = "application/x-amz-json-1.0"
 
 
+# The partition key's condition is the one equality that comes first in the expressions of the homeserver.
+_PARTITION = re.compile(r"\A\s*[#\w]+\s*=\s*(:\w+)")
+_MOST_KEPT, _LONGEST_KEPT = 4096, 1024
+
+
 class Emulator:
     """The one store of this process.
 
@@ -61,6 +67,9 @@ class Emulator:
         self.lock = threading.RLock()
         self.changes: dict[str, int] = {}
         self.other_changes = 0
+        self._partition_changes: dict[tuple[str, str], int] = {}
+        # Polls ask the same again and again: by request, the answer and how often the partition had changed by then.
+        self._answers: dict[bytes, tuple[tuple[str, str], int, Answer]] = {}
         self.on_record: dict[str, list[Callable[[dict[str, Any]], None]]] = {}
         self.on_message: list[Callable[[], None]] = []
         self.invoke: Callable[[str, dict[str, str], bytes], Answer] | None = None
@@ -147,6 +156,7 @@ class Emulator:
     def _changed(self, table: dict[str, Any], pk: str, sk: str, old: dict[str, Any] | None) -> None:
         name = table["TableName"]
         self.changes[name] = self.changes.get(name, 0) + 1
+        self._partition_changes[name, pk] = self._partition_changes.get((name, pk), 0) + 1
         if self.unkind is not None:
             self.unkind.overwritten(name, pk, sk, old)
 
@@ -168,6 +178,10 @@ class Emulator:
     def call_dynamodb(self, target: str, body: bytes) -> Answer:
         """One DynamoDB request; `target` is the X-Amz-Target header."""
         action = target.rpartition(".")[2]
+        if action == "Query" and (known := self._answers.get(body)) is not None:
+            partition, changes, answered = known
+            if self._partition_changes.get(partition, 0) == changes:
+                return answered
         operation = self._operations.get(action)
         if operation is None:
             self.other_changes += 1
@@ -185,7 +199,21 @@ class Emulator:
         if self.unkind is not None:
             return self.unkind.call(action, operation, request)
         with self.lock:
-            return operation(request)
+            result = operation(request)
+            if action == "Query" and self.recorder is None:
+                self._keep(body, request, result)
+            return result
+
+    def _keep(self, body: bytes, request: dict[str, Any], answer: Answer) -> None:
+        """Remember the answer to a Query of one partition for as long as nothing in it changes."""
+        equals = _PARTITION.search(request.get("KeyConditionExpression", ""))
+        value = request.get("ExpressionAttributeValues", {}).get(equals[1]) if equals else None
+        if not value or "S" not in value or len(body) > _LONGEST_KEPT:
+            return
+        if len(self._answers) >= _MOST_KEPT:
+            self._answers.clear()
+        partition = (request["TableName"], value["S"])
+        self._answers[body] = (partition, self._partition_changes.get(partition, 0), answer)
 
     def call(self, service: str, method: str, path: str, headers: Mapping[str, str], body: bytes) -> Answer:
         """One request to any service; header names are lower case."""

@@ -1,7 +1,6 @@
 """Everything that a warm process remembers, and how to forget it: what a cold start begins with."""
 
 
-
 def forget_everything() -> None:
     """Empty the caches of this process, as in a function that was just started (its modules are loaded)."""
     # Models take their tables' names from the environment when they are imported: not before the server has set it.

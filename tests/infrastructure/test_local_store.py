@@ -30,6 +30,11 @@ def test_increments_by_every_way_into_the_store_are_all_counted():
     assert probe("counter") == 1100
 
 
+def test_a_query_that_is_asked_again_sees_every_kind_of_write():
+    after_each_write = [[1], [1], [2], [2, 3], [2, 3, 4], [3, 4]]
+    assert probe("repeated") == [[], *(found for found in after_each_write for _ in range(2))]
+
+
 def test_of_conditional_puts_at_once_exactly_one_wins():
     assert probe("winners") == 20
 

@@ -336,4 +336,3 @@ class Transaction:
             raise TransactionCancelled(
                 named, conflict=not named or any(reason.code in _TRANSIENT for reason in named.values())
             ) from error
-
