@@ -50,12 +50,12 @@ def table(rows: list[Row]) -> str:
         "| operation | rounds | calls | RRU | WRU | CPU ms | p50 ms | p95 ms | $ a million |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    for row in rows:
-        lines.append(
-            f"| {row.name} | {row.median('rounds'):.0f} | {row.median('calls'):.0f} | {row.median('rru'):g} "
-            f"| {row.median('wru'):g} | {row.median('cpu_ms'):.1f} | {row.median('wall_ms'):.1f} "
-            f"| {row.p95('wall_ms'):.1f} | {price(row):.2f} |"
-        )
+    lines += [
+        f"| {row.name} | {row.median('rounds'):.0f} | {row.median('calls'):.0f} | {row.median('rru'):g} "
+        f"| {row.median('wru'):g} | {row.median('cpu_ms'):.1f} | {row.median('wall_ms'):.1f} "
+        f"| {row.p95('wall_ms'):.1f} | {price(row):.2f} |"
+        for row in rows
+    ]
     return "\n".join(lines)
 
 

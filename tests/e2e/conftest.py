@@ -8,6 +8,7 @@ import pytest
 
 from e2e.client import Client
 from e2e.local_run import Server
+from e2e.place import Place
 
 _names = itertools.count(1)
 
@@ -44,3 +45,8 @@ def alice(new_user: Callable[[str], Client]) -> Client:
 @pytest.fixture
 def bob(new_user: Callable[[str], Client]) -> Client:
     return new_user("bob")
+
+
+@pytest.fixture(scope="session")
+def place(server: Server) -> Place:
+    return Place(server)

@@ -12,11 +12,6 @@ from e2e.place import UNKNOWN_HASH_ROOM, Place, refused
 _numbers = itertools.count(1)
 
 
-@pytest.fixture(scope="module")
-def place(server: Server) -> Place:
-    return Place(server)
-
-
 @pytest.mark.parametrize(
     "path",
     [

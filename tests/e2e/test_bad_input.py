@@ -7,15 +7,10 @@ from typing import Any
 import pytest
 
 from e2e.client import PASSWORD, V3, Client, segments
-from e2e.local_run import SERVER_NAME, Server
+from e2e.local_run import SERVER_NAME
 from e2e.place import UNKNOWN_HASH_ROOM, UNKNOWN_ROOM, Place, refused
 
 _numbers = itertools.count(1)
-
-
-@pytest.fixture(scope="module")
-def place(server: Server) -> Place:
-    return Place(server)
 
 
 def nested(levels: int) -> bytes:

@@ -14,8 +14,8 @@ from homeserver.matrix.room_versions import RoomVersionRules
 class Event:
     """One event of a room.
 
-    `pdu` is the federation format with `hashes` and `signatures`; it must not be changed. `unsigned` is in it only where
-    a state event was redacted: the redaction, with its ID, as `redacted_because`.
+    `pdu` is the federation format with `hashes` and `signatures`; it must not be changed. `unsigned` is in it only
+    where a state event was redacted: the redaction, with its ID, as `redacted_because`.
     `room_id` and `event_id` stand beside it because from room version 3 the ID, and for the create event of
     version 12 the room, are computed from the event and are not part of it. Two events are equal when their
     IDs are. `rejected` says that the authorisation rules refused it: it then counts for no state.
