@@ -52,11 +52,11 @@ lint: .venv/ready
 
 .PHONY: test
 test: .venv/ready lint tools
-	$(PYTEST) tests -n 2 --dist loadgroup
+	$(PYTEST) tests -n 2 --dist loadfile
 
 .PHONY: quick
 quick: .venv/ready lint
-	$(PYTEST) tests -n 2 --dist loadgroup -m "not slow and not e2e"
+	$(PYTEST) tests -n 2 --dist loadfile -m "not slow and not e2e"
 
 .PHONY: bench
 bench: .venv/ready

@@ -227,24 +227,24 @@ def query_raw(
 
 
 _pool = ThreadPoolExecutor(max_workers=8, thread_name_prefix="read")
-_in_pool: ContextVar[bool] = ContextVar("in_pool", default=False)
+_in_parallel: ContextVar[bool] = ContextVar("in_parallel", default=False)
 
 
 def in_parallel(*calls: Callable[[], Any]) -> list[Any]:
     """The results of calls that do not depend on each other, made at the same time.
 
     The meter counts as many sequential rounds as the longest of them has. Where one of the calls comes here itself,
-    its calls run one after the other: a pool whose threads wait for each other would stand still.
+    its calls run one after the other, and count so: a pool whose threads wait for each other would stand still.
     """
-    if len(calls) == 1:
-        return [calls[0]()]
+    if len(calls) <= 1 or _in_parallel.get():
+        return [call() for call in calls]
     meter = current_meter()
     meters = [Meter() for _ in calls] if meter is not None else []
     work = [partial(_counted, call, one) for call, one in zip(calls, meters, strict=True)] if meters else list(calls)
-    if aws.calls_stay_in_process or _in_pool.get():
-        results = [call() for call in work]
+    if aws.calls_stay_in_process:
+        results = [copy_context().run(_alone, call) for call in work]
     else:
-        results = [future.result() for future in [_pool.submit(copy_context().run, _pooled, call) for call in work]]
+        results = [future.result() for future in [_pool.submit(copy_context().run, _alone, call) for call in work]]
     if meter is not None and meters:
         meter.add_parallel(meters)
     return results
@@ -255,8 +255,8 @@ def _counted(call: Callable[[], Any], meter: Meter) -> Any:
         return call()
 
 
-def _pooled(call: Callable[[], Any]) -> Any:
-    _in_pool.set(True)
+def _alone(call: Callable[[], Any]) -> Any:
+    _in_parallel.set(True)
     return call()
 
 
