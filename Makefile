@@ -62,4 +62,8 @@ quick: .venv/ready lint
 bench: .venv/ready
 	$(VENV)/python tests/benchmarks/cost_table.py
 
+.PHONY: spec-coverage
+spec-coverage: .venv/ready
+	PYTHONPATH=infra:layers/homeserver/python $(VENV)/python infra/spec_coverage.py
+
 include infra/build.mk

@@ -4,6 +4,7 @@ import logging
 import os
 import resource
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -26,7 +27,9 @@ def main() -> int:
     from local.template import TemplateError  # noqa: PLC0415
 
     def say(text: str) -> None:
-        print(text, flush=True)
+        # Whoever started us may be gone and its end of the pipe with it: stopping and saving must go on.
+        with suppress(BrokenPipeError):
+            print(text, flush=True)
 
     try:
         run = LocalRun(root, os.environ, say)
@@ -34,7 +37,8 @@ def main() -> int:
         print(f"cannot start: {error}", file=sys.stderr)
         return 1
     run.serve()
-    sys.stdout.flush()
+    with suppress(BrokenPipeError):
+        sys.stdout.flush()
     # All is saved. Threads of requests that still wait for something would hold the process up.
     os._exit(0)
 

@@ -176,8 +176,8 @@ class LocalRun:
         )
 
         def leave(name: str) -> None:
-            self._say(f"{name}: stopping")
             server.should_exit = True
+            self._say(f"{name}: stopping")
 
         # uvicorn's own handlers would raise the signal again after the end, before anything is saved.
         server.capture_signals = _no_signals  # type: ignore[method-assign]  # the documented way is to subclass for it

@@ -14,6 +14,7 @@ from functions import harness
 from functions.harness import Answer, User
 from homeserver.adapters import aws
 from homeserver.settings import settings
+from homeserver.web import routing
 
 ENVIRONMENT = {
     "AWS_REGION": "us-east-1",
@@ -24,14 +25,15 @@ ENVIRONMENT = {
 }
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def _event_loop() -> Iterator[None]:
-    # Mangum runs the application on the thread's loop; Lambda's runtime has one.
-    loop = asyncio.new_event_loop()
-    asyncio.set_event_loop(loop)
     yield
-    asyncio.set_event_loop(None)
-    loop.close()
+    # The loop that the handlers made for this thread.
+    loop = getattr(routing._loops, "loop", None)
+    if loop is not None:
+        del routing._loops.loop
+        asyncio.set_event_loop(None)
+        loop.close()
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from benchmarks.caches import forget_everything
-from functions.harness import User
+from functions.harness import User, register
 from functions.rooms import create_room, follow, say, set_state
 from functions.syncing import Device, ask
 from homeserver.observability import metered
@@ -22,6 +22,11 @@ def phone(alice: User, bob: User) -> Device:
     device = Device(bob)
     device.sync()
     return device
+
+
+@pytest.fixture
+def carol() -> User:
+    return register("carol")
 
 
 @pytest.mark.parametrize("warm", [True, False])
@@ -47,6 +52,18 @@ def test_eight_rooms_that_moved_take_as_many_rounds_as_one(phone: Device, alice:
     with metered() as meter:
         assert len(phone.sync()["rooms"]["join"]) == 5
     assert CLIENT_SYNC + meter.rounds <= 3
+
+
+@pytest.mark.parametrize("rooms", [3, 9])
+def test_each_room_of_a_cold_initial_sync_costs_one_call_for_its_timeline(carol: User, rooms: int) -> None:
+    for _ in range(rooms):
+        create_room(carol)
+    follow()
+    forget_everything()
+    with metered() as meter:
+        assert len(Device(carol).sync()["rooms"]["join"]) == rooms
+    # the inbox, the identity, slots, account data, invitations; heads with rows; roots of all states
+    assert meter.calls == rooms + 7
 
 
 def test_no_news_takes_one_round_and_half_a_unit(phone: Device) -> None:

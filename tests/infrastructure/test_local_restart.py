@@ -1,6 +1,8 @@
 """What a local run keeps: over a stop, over kill -9, over a crash at a named point."""
 
 import json
+import os
+import signal
 import socket
 import subprocess
 import sys
@@ -97,6 +99,27 @@ def test_a_stop_does_not_wait_for_waiting_requests(tmp_path):
         assert server.lines[-1] == f"saved to {tmp_path / 'store'}"
     with LocalProcess(tmp_path) as server:
         assert "Update-unclean" not in server.json("GET", "/notes/setup")
+
+
+def test_it_stops_and_saves_when_nobody_reads_what_it_says_any_more(tmp_path):
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'infra'}:{ROOT / 'layers/homeserver/python'}:{ROOT / 'tests'}"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "local"],
+        cwd=FIXTURE.parent,
+        env=environment | {"DATA_DIR": str(tmp_path), "PORT": "0"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        assert any(line.startswith("listening on ") for line in process.stdout)
+        process.stdout.close()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+    finally:
+        process.kill()
+    assert (tmp_path / "store").exists()
+    assert not (tmp_path / "running").exists()
 
 
 def test_two_processes_cannot_serve_from_one_folder(tmp_path):

@@ -9,7 +9,6 @@ revision: revoking a device removes exactly the tokens that it has at that momen
 """
 
 import secrets
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +27,7 @@ from homeserver.matrix.access_token import (
 from homeserver.matrix.errors import UnknownToken
 from homeserver.matrix.identifiers import localpart_of
 from homeserver.services.attempts import attempts
+from homeserver.services.clock import now_ms
 from homeserver.settings import settings
 from homeserver.storage import accounts, tokens
 from homeserver.storage.accounts import Device, device_key
@@ -66,11 +66,6 @@ class IssuedTokens:
         if self.refresh_token is not None:
             answer |= {"refresh_token": self.refresh_token, "expires_in_ms": self.expires_in_ms}
         return answer
-
-
-def now_ms() -> int:
-    """Milliseconds since the epoch."""
-    return time.time_ns() // 1_000_000
 
 
 def requester_of(token: str) -> Requester:

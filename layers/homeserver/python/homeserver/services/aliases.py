@@ -8,7 +8,7 @@ from homeserver.matrix.event_auth import AuthState
 from homeserver.matrix.identifiers import domain_of, is_room_alias, is_room_id
 from homeserver.services.access_tokens import Requester
 from homeserver.services.attempts import attempts
-from homeserver.services.room_draft import now_ms
+from homeserver.services.clock import now_ms
 from homeserver.services.send_event import NOT_IN_ROOM, check_room_id
 from homeserver.settings import settings
 from homeserver.storage.connection import Transaction, TransactionCancelled, query_range

@@ -9,7 +9,7 @@ from typing import Any
 from homeserver.matrix.client_event import client_event
 from homeserver.matrix.event import Event
 from homeserver.services.access_tokens import Requester
-from homeserver.services.room_draft import now_ms
+from homeserver.services.clock import now_ms
 from homeserver.storage.timeline import Entry
 
 

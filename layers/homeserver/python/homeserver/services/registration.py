@@ -13,8 +13,8 @@ from typing import Any
 from homeserver.matrix.errors import BadJson, Forbidden, InvalidParam, MatrixError, MissingParam
 from homeserver.matrix.identifiers import fits_identifier, is_valid_localpart
 from homeserver.services import rate_limits
-from homeserver.services.access_tokens import now_ms
 from homeserver.services.attempts import attempts
+from homeserver.services.clock import now_ms
 from homeserver.services.login import DeviceRequest, Login, add_login
 from homeserver.services.passwords import check_new_password, hash_password
 from homeserver.services.user_interactive_auth import (

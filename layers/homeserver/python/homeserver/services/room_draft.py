@@ -1,7 +1,6 @@
 """A commit in the making: events are added one by one, each authorised by the state that those before it made."""
 
 import secrets
-import time
 from collections.abc import Callable, Iterable, Mapping
 
 from homeserver.adapters.signing_key import signing_key
@@ -16,6 +15,7 @@ from homeserver.matrix.hashes import reference_hash
 from homeserver.matrix.identifiers import domain_of
 from homeserver.matrix.room_versions import RoomVersionRules
 from homeserver.matrix.unpadded_base64 import encode
+from homeserver.services.clock import now_ms
 from homeserver.settings import settings
 from homeserver.storage.commit import (
     MAX_BYTES,
@@ -50,11 +50,6 @@ BUMPING_TYPES = frozenset(
         "m.beacon_info",
     }
 )
-
-
-def now_ms() -> int:
-    """Milliseconds since 1970."""
-    return time.time_ns() // 1_000_000
 
 
 class Raced(Exception):

@@ -29,7 +29,17 @@ def room_summary(reader: Reader, window: Window, *, whole: bool) -> dict[str, An
     if len(members) > MOST_MEMBERS:
         return {}
     naming = {ids[event_type, ""]: key for event_type, key in _NAMES if (event_type, "") in ids}
-    events = state_events(reader.view.head, reader.view.rules, [*members.values(), *naming])
+    wanted = [*members.values(), *naming]
+    # In a young room most of them stand in the timeline that was just read.
+    at_hand = {
+        entry.event_id: Event(entry.event_id, reader.view.room_id, entry.pdu, reader.view.rules)
+        for entry in window.entries
+        if entry.event_id is not None and entry.pdu is not None and "state_key" in entry.pdu
+    }
+    missing = [event_id for event_id in wanted if event_id not in at_hand]
+    events = [at_hand[event_id] for event_id in wanted if event_id in at_hand]
+    if missing:
+        events += state_events(reader.view.head, reader.view.rules, missing)
     by_membership: dict[str, list[Event]] = {}
     named = False
     for event in events:

@@ -25,8 +25,9 @@ from homeserver.matrix.room_versions import V11
 from homeserver.services import rate_limits
 from homeserver.services.access_tokens import Requester
 from homeserver.services.attempts import attempts
+from homeserver.services.clock import now_ms
 from homeserver.services.redactions import check_redaction, pruned_event, prunings_elsewhere, read_target
-from homeserver.services.room_draft import Raced, RoomDraft, now_ms
+from homeserver.services.room_draft import Raced, RoomDraft
 from homeserver.settings import settings
 from homeserver.storage.connection import Key, in_parallel
 from homeserver.storage.inbox import Counters

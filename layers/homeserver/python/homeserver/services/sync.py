@@ -31,7 +31,7 @@ from homeserver.services.sync_delivered import (
     read_bases,
 )
 from homeserver.services.sync_rooms import RoomAnswer, RoomTask, View, answer_room, first_window, is_over
-from homeserver.storage import invites, slots, timeline_cache, user_data
+from homeserver.storage import invites, slots, state_nodes, timeline_cache, user_data
 from homeserver.storage.connection import Key, batch_get, connection, in_parallel
 from homeserver.storage.inbox import read_inbox
 from homeserver.storage.inbox_shards import Inbox
@@ -246,6 +246,10 @@ def _answers(question: SyncQuestion, news: _News, wanted: Filter) -> Iterator[Ro
             yield RoomAnswer(task, "leave", task.target)
         else:
             tasks.append(task)
+    # A room that is told from scratch needs its whole state: one round for all instead of one for each.
+    new_rooms = [news.views[task.room_id][0].head for task in tasks if task.since == 0]
+    if len(new_rooms) > 1:
+        state_nodes.read_ahead((head.room, bytes(head.root)) for head in new_rooms)
     for start in range(0, len(tasks), _ROOMS_AT_ONCE):
         yield from in_parallel(
             *[

@@ -58,6 +58,10 @@ class Reader:
         level of the tree for all of them, and one for the events.
         """
         unsure = [entry for entry in entries if entry.pdu is not None and not self.was_there(entry.position)]
+        for entry in unsure:
+            # Where a room begins there is nothing but its create event: no setting of visibility, and no member.
+            if entry.position == 1 and entry.pdu is not None and entry.pdu["type"] == "m.room.create":
+                self._states[entry.own_root] = ReaderState(visibility_of(None), "leave")
         before = self._own_state_before(unsure)
         self._learn({entry.own_root for entry in unsure} | set(before.values()))
         return [entry for entry in entries if entry.pdu is not None and self._can_see(entry, before)]

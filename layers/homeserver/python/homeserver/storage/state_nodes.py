@@ -3,7 +3,8 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from homeserver.storage.connection import batch_get, connection, in_parallel
+from homeserver.matrix.state_tree import EMPTY_ROOT
+from homeserver.storage.connection import Key, batch_get, connection, in_parallel
 from homeserver.storage.room_items import TreeNode
 
 _CACHED_NODES = 4096  # about 8 MB of the largest nodes a room of 50,000 entries reads again and again
@@ -18,6 +19,18 @@ def _remember(room_id: str, nodes: Mapping[bytes, bytes]) -> None:
     while len(_cache) > _CACHED_NODES:
         # Oldest first; another thread of the local run may have taken the same one.
         _cache.pop(next(iter(_cache)), None)
+
+
+def read_ahead(roots: Iterable[tuple[str, bytes]]) -> None:
+    """Bring the root nodes of many rooms' states into memory, in one round: (room, root) pairs.
+
+    One that cannot be seen yet is read again, consistently, by whoever needs it.
+    """
+    keys: list[Key] = [(TreeNode, *root) for root in roots if root not in _cache and root[1] != EMPTY_ROOT]
+    if len(keys) > _CACHED_NODES // 2:
+        return  # they would push each other out again
+    for key, node in (batch_get(keys, consistent=False) if keys else {}).items():
+        _remember(key[1], {key[2]: bytes(node.data)})
 
 
 class StateNodes:
