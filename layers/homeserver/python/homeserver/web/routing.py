@@ -111,6 +111,7 @@ def lambda_handler_for(router: Router) -> Callable[[dict[str, Any], Any], dict[s
             app.add_route(path, call, methods=[endpoint.method])
     app.add_exception_handler(404, _no_route)
     app.add_exception_handler(405, _no_route)
+    _ensure_event_loop()
     mangum = Mangum(app, lifespan="off", custom_handlers=[_DecodedPath])
 
     def lambda_handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
