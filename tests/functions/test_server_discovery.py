@@ -1,5 +1,6 @@
 """What the server says to those who do not know it, and to paths that it does not have."""
 
+import asyncio
 from html.parser import HTMLParser
 
 import pytest
@@ -149,3 +150,8 @@ def test_the_page_repeats_no_host_that_is_none(call):
 def test_a_browser_may_ask_for_the_head_of_the_page(call):
     answer = call(FUNCTION, "HEAD", "/")
     assert (answer.status, answer.headers["content-type"]) == (200, "text/html; charset=utf-8")
+
+
+def test_a_thread_whose_event_loop_was_taken_away_still_answers(call):
+    asyncio.run(asyncio.sleep(0))
+    assert call(FUNCTION, "GET", "/_matrix/client/versions").status == 200

@@ -122,10 +122,14 @@ def lambda_handler_for(router: Router) -> Callable[[dict[str, Any], Any], dict[s
 
 
 def _ensure_event_loop() -> None:
-    """Mangum runs the application on the thread's event loop, which no thread has by itself since Python 3.12."""
+    """Give the thread the event loop on which Mangum runs the application.
+
+    No thread has one by itself since Python 3.12, and one that ``asyncio.run`` was used on has none any more: so the
+    loop of this thread is kept here and set again before each request.
+    """
     if getattr(_loops, "loop", None) is None:
         _loops.loop = asyncio.new_event_loop()
-        asyncio.set_event_loop(_loops.loop)
+    asyncio.set_event_loop(_loops.loop)
 
 
 _loops = threading.local()
