@@ -6,7 +6,8 @@ Then `a` is in the auth chain of `b` exactly if b's cover reaches a's number in 
 this for the auth difference, and adding it later would mean rewriting every stored room.
 
 A chain is named by the ID of its first event (number 0). An event continues the chain of the event with the same
-(type, state key) among its auth events, if no other event did so before; else it begins a chain of its own.
+(type, state key) among its auth events, if no other event did so before; else it begins a chain of its own. So chains
+do not branch, all events of a chain have one type and state key, and each but the first names the one before it.
 
 Idea: Jagadish, "A compression technique to materialize transitive closure" (1990), on the auth graph of server-server
 API v1.19, "Authorization rules".
@@ -28,6 +29,9 @@ AUTHORISING_TYPES = frozenset(
     }
 )
 
+Coordinates = tuple[str, int]
+"""Where an event stands: its chain, and its number in it from 0."""
+
 
 @dataclass(frozen=True, slots=True)
 class ChainCover:
@@ -37,11 +41,17 @@ class ChainCover:
     number: int
     reach: Mapping[str, int] = field(default_factory=dict)
 
+    @property
+    def coordinates(self) -> Coordinates:
+        return self.chain, self.number
+
+    def reach_in(self, chain: str) -> int:
+        """The highest number of the chain that is in this event's auth chain, -1 for none."""
+        return self.number - 1 if chain == self.chain else self.reach.get(chain, -1)
+
     def reaches(self, other: "ChainCover") -> bool:
         """Whether the other event is in this event's auth chain."""
-        if other.chain == self.chain:
-            return other.number < self.number
-        return self.reach.get(other.chain, -1) >= other.number
+        return self.reach_in(other.chain) >= other.number
 
     def pack(self) -> bytes:
         """The cover as bytes: the coordinates, then each chain that is reached."""
@@ -72,3 +82,16 @@ def cover_of(event_id: str, auth: Iterable[ChainCover], *, continues: ChainCover
         return ChainCover(event_id, 0, reach)
     reach.pop(continues.chain, None)
     return ChainCover(continues.chain, continues.number + 1, reach)
+
+
+def joint_reach(covers: Iterable[ChainCover]) -> dict[str, int]:
+    """The union of several events' auth chains: for each chain that any of them reaches the highest number.
+
+    An event of a chain that is reached has all those before it in its auth chain, so one number says it for all.
+    """
+    reach: dict[str, int] = {}
+    for cover in covers:
+        for chain, number in (*cover.reach.items(), (cover.chain, cover.number - 1)):
+            if number > reach.get(chain, -1):
+                reach[chain] = number
+    return reach
