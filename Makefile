@@ -53,6 +53,7 @@ lint: .venv/ready
 .PHONY: test
 test: .venv/ready lint tools
 	$(PYTEST) tests -n 2 --dist loadfile
+	PYTHONPATH=infra:layers/homeserver/python $(VENV)/python infra/spec_coverage.py --check
 
 .PHONY: quick
 quick: .venv/ready lint

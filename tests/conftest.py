@@ -1,8 +1,43 @@
-"""What every kind of test may ask for."""
+"""What every kind of test may ask for, and a record of which answers passing tests compared with the specification."""
 
+import json
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+import contract_check
+
+# Read by infra/spec_coverage.py: one file for each process that ran tests.
+RECORDS = Path(__file__).resolve().parents[1] / ".tools" / "compared-answers"
+_compared: set[tuple[str, str, int]] = set()
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Begin with an empty record; only the process that all others belong to clears it."""
+    if not hasattr(session.config, "workerinput") and RECORDS.is_dir():
+        for record in RECORDS.iterdir():
+            record.unlink()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    """What a test compared counts if the test passed."""
+    report = yield
+    if call.when == "call":
+        if call.excinfo is None:
+            _compared.update(contract_check.compared)
+        contract_check.compared.clear()
+    return report
+
+
+def pytest_sessionfinish() -> None:
+    """Write the record of this process."""
+    if _compared:
+        RECORDS.mkdir(parents=True, exist_ok=True)
+        name = os.environ.get("PYTEST_XDIST_WORKER", "main")
+        (RECORDS / f"{name}.json").write_text(json.dumps(sorted(_compared)), encoding="utf-8")
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,10 @@ from importlib import util
 from pathlib import Path
 from typing import Any
 
+# (method, path, status) of the answers that the running test has compared with the specification; tests/conftest.py
+# takes them over when the test has passed.
+compared: set[tuple[str, str, int]] = set()
+
 _SPECIFICATION = Path(__file__).resolve().parents[2] / "shared" / "spec"
 _DATA = _SPECIFICATION / "matrix-spec-data.tar.gz"
 
@@ -50,6 +54,7 @@ def check(method: str, path: str, status: int, body: Any) -> None:
     unexpected = [str(w) for w in report.warnings if not _is_known_from_prose(str(w), status)]
     assert not report.violations, str(report)
     assert not unexpected, "\n".join(unexpected)
+    compared.add((method, path, status))
 
 
 _ERROR_KEYS = {f"/{key}: key is not in the specification" for key in ("errcode", "error", "soft_logout")}
