@@ -43,7 +43,6 @@ Paths stand here as v{version} names them; where that is `v3`, `r0` is answered 
 
 # Endpoints that are answered, but not in all that the specification gives them.
 PARTLY = {
-    "getWellKnown": "404: there is no federation",
     "getWellknownSupport": "404: the operator cannot name a contact yet",
     "login": "`m.login.password` only",
     "register": "without e-mail and telephone",

@@ -9,7 +9,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from homeserver.matrix.event_builder import EventDraft
-from homeserver.services.send_event import redact, send_message_event, send_state_event
+from homeserver.services.room_state_events import set_room_state
+from homeserver.services.send_event import redact, send_message_event
 from homeserver.web.authentication import authenticate
 from homeserver.web.requests import field, json_object, json_response
 from homeserver.web.routing import Router
@@ -33,7 +34,7 @@ def set_state(request: Request, room_id: str, event_type: str, state_key: str = 
     """PUT /rooms/{roomId}/state/{eventType}/{stateKey}"""
     requester = authenticate(request)
     draft = EventDraft(event_type, json_object(request), state_key)
-    return json_response({"event_id": send_state_event(requester, room_id, draft)})
+    return json_response({"event_id": set_room_state(requester, room_id, draft)})
 
 
 @router.put("/_matrix/client/{version}/rooms/{room_id}/redact/{event_id}/{txn_id...}")

@@ -3,19 +3,24 @@
 Source: client-server API v1.19, "Getting events for a room", "Event context".
 """
 
+import re
+
 from starlette.requests import Request
 from starlette.responses import Response
 
 from homeserver.matrix.canonical_json import parse_json
-from homeserver.matrix.errors import InvalidParam, NotJson
+from homeserver.matrix.errors import InvalidParam, MissingParam, NotJson
 from homeserver.matrix.filters import RoomEventFilter, parse_room_event_filter
-from homeserver.services import history, room_state
+from homeserver.services import history, peeking, relations, room_state, threads
+from homeserver.services.timestamp_to_event import timestamp_to_event
 from homeserver.web.authentication import authenticate
-from homeserver.web.requests import json_response, query, query_choice, query_integer
-from homeserver.web.routing import Router
+from homeserver.web.requests import json_response, query, query_boolean, query_choice, query_integer
+from homeserver.web.routing import V1, Router
 
 router = Router()
 _ROOM = "/_matrix/client/{version}/rooms/{room_id}"
+_ANY_TIME = 10**17  # milliseconds: three million years
+_EVENT_ID_OF_HASH = re.compile(r"(\$[A-Za-z0-9+/_-]{43})(?:/(.*))?\Z", re.DOTALL)
 _MEMBERSHIPS = ("join", "invite", "leave", "ban", "knock")
 
 
@@ -43,6 +48,63 @@ def messages(request: Request, room_id: str) -> Response:
             stop=query(request, "to"),
             limit=query_integer(request, "limit", history.DEFAULT_LIMIT, minimum=1, maximum=history.MAX_LIMIT),
             event_filter=event_filter,
+        )
+    )
+
+
+@router.get(_ROOM + "/timestamp_to_event", V1)
+def event_by_timestamp(request: Request, room_id: str) -> Response:
+    """GET /rooms/{roomId}/timestamp_to_event"""
+    requester = authenticate(request)
+    if query(request, "ts") is None:
+        raise MissingParam("ts is required.")
+    ts = query_integer(request, "ts", 0, minimum=-_ANY_TIME, maximum=_ANY_TIME)
+    backwards = history.parse_direction(query(request, "dir"))
+    return json_response(timestamp_to_event(requester, room_id, ts, backwards=backwards))
+
+
+@router.get(_ROOM + "/relations/{event_id}", V1)
+@router.get(_ROOM + "/relations/{event_id}/{rel_type}", V1)
+@router.get(_ROOM + "/relations/{event_id}/{rel_type}/{event_type...}", V1)
+def relations_of(
+    request: Request, room_id: str, event_id: str, rel_type: str | None = None, event_type: str | None = None
+) -> Response:
+    """GET /rooms/{roomId}/relations/{eventId}/{relType}/{eventType}"""
+    requester = authenticate(request)
+    question = relations.RelationsQuestion(
+        *_children_asked_for(event_id, rel_type, event_type),
+        backwards=history.parse_direction(query(request, "dir") or "b"),
+        start=query(request, "from"),
+        stop=query(request, "to"),
+        limit=query_integer(request, "limit", relations.DEFAULT_LIMIT, minimum=1, maximum=relations.MAX_LIMIT),
+        recurse=query_boolean(request, "recurse") if query(request, "recurse") is not None else None,
+    )
+    return json_response(relations.relations(requester, room_id, question))
+
+
+def _children_asked_for(
+    event_id: str, rel_type: str | None, event_type: str | None
+) -> tuple[str, str | None, str | None]:
+    # Event IDs of room version 3 may have slashes, which arrive decoded; they are 43 characters long.
+    path = "/".join(part for part in (event_id, rel_type, event_type) if part is not None)
+    whole = _EVENT_ID_OF_HASH.match(path)
+    if whole is None or "/" not in whole[1]:
+        return event_id, rel_type, event_type
+    first, _, second = (whole[2] or "").partition("/")
+    return whole[1], first or None, second or None
+
+
+@router.get(_ROOM + "/threads", V1)
+def threads_of(request: Request, room_id: str) -> Response:
+    """GET /rooms/{roomId}/threads"""
+    requester = authenticate(request)
+    return json_response(
+        threads.threads(
+            requester,
+            room_id,
+            participated=query_choice(request, "include", ("all", "participated")) == "participated",
+            start=query(request, "from"),
+            limit=query_integer(request, "limit", threads.DEFAULT_LIMIT, minimum=1, maximum=threads.MAX_LIMIT),
         )
     )
 
@@ -90,6 +152,20 @@ def members(request: Request, room_id: str) -> Response:
         not_membership=query_choice(request, "not_membership", _MEMBERSHIPS),
     )
     return json_response({"chunk": chunk})
+
+
+@router.get(_ROOM + "/initialSync")
+def room_initial_sync(request: Request, room_id: str) -> Response:
+    """GET /rooms/{roomId}/initialSync — "Room Previews"."""
+    requester = authenticate(request)
+    limit = query_integer(request, "limit", history.DEFAULT_LIMIT, minimum=1, maximum=history.MAX_LIMIT)
+    return json_response(peeking.room_initial_sync(requester, room_id, limit=limit))
+
+
+@router.get("/_matrix/client/{version}/events/{event_id...}")
+def event_by_id(request: Request, event_id: str) -> Response:
+    """GET /events/{eventId} (deprecated)"""
+    return json_response(peeking.event_by_id(authenticate(request), event_id))
 
 
 @router.get(_ROOM + "/joined_members")

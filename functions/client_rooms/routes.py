@@ -9,11 +9,14 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from homeserver.matrix.errors import BadJson, MatrixError
+from homeserver.matrix.errors import BadJson
 from homeserver.matrix.room_versions import DEFAULT_ROOM_VERSION
-from homeserver.services import aliases, membership
+from homeserver.services import aliases, knocks, membership, third_party_invites
+from homeserver.services.access_tokens import Requester
 from homeserver.services.create_room import PRESETS, RoomRequest, create_room
 from homeserver.services.send_event import check_room_id
+from homeserver.services.third_party_invites import AddressInvite
+from homeserver.services.upgrade_room import upgrade_room
 from homeserver.settings import settings
 from homeserver.web.authentication import authenticate
 from homeserver.web.requests import field, json_object, json_response, string_list
@@ -28,10 +31,6 @@ def post_create_room(request: Request) -> Response:
     """POST /createRoom"""
     requester = authenticate(request)
     body = json_object(request)
-    if field(body, "invite_3pid", list):
-        raise MatrixError(
-            "This server cannot invite by e-mail address or phone number.", errcode="M_THREEPID_DENIED", status=403
-        )
     version: str | None = field(body, "room_version", str)
     room_id = create_room(
         requester,
@@ -43,6 +42,7 @@ def post_create_room(request: Request) -> Response:
             name=field(body, "name", str),
             topic=field(body, "topic", str),
             invite=string_list(body, "invite"),
+            invite_3pid=[_address_invite(entry) for entry in field(body, "invite_3pid", list) or []],
             is_direct=field(body, "is_direct", bool) or False,
             initial_state=[_state_event(event) for event in field(body, "initial_state", list) or []],
             creation_content=field(body, "creation_content", dict) or {},
@@ -57,6 +57,13 @@ def _choice(body: Mapping[str, Any], name: str, choices: tuple[str, ...]) -> str
     if value is not None and value not in choices:
         raise BadJson(f"{name} must be one of {', '.join(choices)}.")
     return value
+
+
+def _address_invite(entry: Any) -> AddressInvite:
+    if not isinstance(entry, dict):
+        raise BadJson("invite_3pid must be an array of objects.")
+    names = ("medium", "address", "id_server", "id_access_token")
+    return AddressInvite.of(*(field(entry, name, str, required=True) for name in names))
 
 
 def _state_event(event: Any) -> dict[str, Any]:
@@ -78,8 +85,24 @@ def _reason(body: Mapping[str, Any]) -> str | None:
 def join_by_id_or_alias(request: Request, room_id_or_alias: str) -> Response:
     """POST /join/{roomIdOrAlias}"""
     requester = authenticate(request)
+    return _join(requester, membership.room_named(room_id_or_alias), json_object(request))
+
+
+def _join(requester: Requester, room_id: str, body: Mapping[str, Any]) -> Response:
+    reason, signed = _reason(body), field(body, "third_party_signed", dict)
+    redemption = third_party_invites.redemption_of(requester, room_id, signed) if signed is not None else None
+    membership.join_room(requester, room_id, reason=reason, redemption=redemption)
+    return json_response({"room_id": room_id})
+
+
+@router.post("/_matrix/client/{version}/knock/{room_id_or_alias...}")
+def knock(request: Request, room_id_or_alias: str) -> Response:
+    """POST /knock/{roomIdOrAlias}"""
+    requester = authenticate(request)
     reason = _reason(json_object(request))
-    return json_response({"room_id": membership.join_room(requester, room_id_or_alias, reason=reason)})
+    room_id = membership.room_named(room_id_or_alias)
+    knocks.knock(requester, room_id, reason=reason)
+    return json_response({"room_id": room_id})
 
 
 @router.post(_ROOM + "/join")
@@ -87,7 +110,7 @@ def join(request: Request, room_id: str) -> Response:
     """POST /rooms/{roomId}/join"""
     requester = authenticate(request)
     check_room_id(room_id)  # an alias is joined at another endpoint
-    return json_response({"room_id": membership.join_room(requester, room_id, reason=_reason(json_object(request)))})
+    return _join(requester, room_id, json_object(request))
 
 
 @router.post(_ROOM + "/invite")
@@ -96,9 +119,8 @@ def invite(request: Request, room_id: str) -> Response:
     requester = authenticate(request)
     body = json_object(request)
     if "user_id" not in body and "medium" in body:
-        raise MatrixError(
-            "This server cannot invite by e-mail address or phone number.", errcode="M_THREEPID_DENIED", status=403
-        )
+        third_party_invites.invite_address(requester, room_id, _address_invite(body), reason=_reason(body))
+        return json_response({})
     user_id = field(body, "user_id", str, required=True)
     membership.invite(requester, room_id, user_id, reason=_reason(body))
     return json_response({})
@@ -144,6 +166,16 @@ def forget(request: Request, room_id: str) -> Response:
     """POST /rooms/{roomId}/forget"""
     membership.forget_room(authenticate(request), room_id)
     return json_response({})
+
+
+@router.post(_ROOM + "/upgrade")
+def upgrade(request: Request, room_id: str) -> Response:
+    """POST /rooms/{roomId}/upgrade"""
+    requester = authenticate(request)
+    body = json_object(request)
+    version: str = field(body, "new_version", str, required=True)
+    additional_creators = string_list(body, "additional_creators")
+    return json_response({"replacement_room": upgrade_room(requester, room_id, version, additional_creators)})
 
 
 @router.get("/_matrix/client/{version}/joined_rooms")

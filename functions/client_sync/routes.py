@@ -1,4 +1,4 @@
-"""`GET /sync`: read the request, and wait."""
+"""`GET /sync`, and what there was before it: read the request, and wait."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -7,13 +7,15 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from homeserver.matrix.errors import InvalidParam
-from homeserver.services.sync_wait import SyncRequest, wait_for_news
+from homeserver.services.room_wait import wait_in_room
+from homeserver.services.sync_wait import EVENTS, INITIAL_SYNC, PEEK, SyncRequest, wait_for_news
 from homeserver.settings import settings
 from homeserver.web.endpoints import Router
 
-_TIMEOUT = re.compile(r"[0-9]{1,18}", re.ASCII)
+_NUMBER = re.compile(r"[0-9]{1,18}", re.ASCII)
 _PRESENCE = ("offline", "online", "unavailable")
 # Parameters that have a field of their own; the others go to sync_answer as they came.
+_STATE_AFTER = "org.matrix.msc4222.use_state_after"
 _READ = {"access_token", "filter", "full_state", "set_presence", "since", "timeout", "use_state_after"}
 
 
@@ -34,17 +36,49 @@ router: Router[Answer] = Router()
 def sync(event: dict[str, Any], context: Any) -> Answer:
     """GET /sync — client-server API, "Syncing"."""
     query = _first_values(event.get("rawQueryString") or "")
+    _boolean(query, _STATE_AFTER)  # an older name of use_state_after, which has an answer of its own
     # An empty `since` is what some clients send before they have one.
     request = SyncRequest(
         access_token=_token(event["headers"], query),
         since=query.get("since") or None,
-        timeout=_milliseconds(query, "timeout") / 1000,
+        timeout=_number(query, "timeout") / 1000,
         full_state=_boolean(query, "full_state"),
         filter=query.get("filter"),
         set_presence=_presence(query),
         use_state_after=_boolean(query, "use_state_after"),
         query={name: value for name, value in query.items() if name not in _READ},
     )
+    answer = wait_for_news(request, remaining=context.get_remaining_time_in_millis() / 1000)
+    return Answer(answer.status, answer.body)
+
+
+@router.get("/_matrix/client/{version}/events")
+def events(event: dict[str, Any], context: Any) -> Answer:
+    """GET /events (deprecated); with `room_id` of a room that one may only look into — "Room Previews"."""
+    query = _first_values(event.get("rawQueryString") or "")
+    request = SyncRequest(
+        access_token=_token(event["headers"], query),
+        since=query.get("from") or None,
+        timeout=_number(query, "timeout") / 1000,
+        kind=PEEK if "room_id" in query else EVENTS,
+        query={"room_id": query["room_id"]} if "room_id" in query else {},
+    )
+    remaining = context.get_remaining_time_in_millis() / 1000
+    if request.kind == PEEK:
+        answer = wait_in_room(request, query["room_id"], remaining=remaining)
+    else:
+        answer = wait_for_news(request, remaining=remaining)
+    return Answer(answer.status, answer.body)
+
+
+@router.get("/_matrix/client/{version}/initialSync")
+def initial_sync(event: dict[str, Any], context: Any) -> Answer:
+    """GET /initialSync (deprecated)."""
+    query = _first_values(event.get("rawQueryString") or "")
+    asked = {"archived": "true" if _boolean(query, "archived") else "false"}
+    if "limit" in query:
+        asked["limit"] = str(_number(query, "limit"))
+    request = SyncRequest(access_token=_token(event["headers"], query), kind=INITIAL_SYNC, query=asked)
     answer = wait_for_news(request, remaining=context.get_remaining_time_in_millis() / 1000)
     return Answer(answer.status, answer.body)
 
@@ -65,9 +99,9 @@ def _token(headers: Mapping[str, str], query: Mapping[str, str]) -> str | None:
     return query.get("access_token") if settings().query_tokens == "all" else None
 
 
-def _milliseconds(query: Mapping[str, str], name: str) -> int:
+def _number(query: Mapping[str, str], name: str) -> int:
     text = query.get(name, "0")
-    if not _TIMEOUT.fullmatch(text):
+    if not _NUMBER.fullmatch(text):
         raise InvalidParam(f"{name} must be an integer of at least 0.")
     return int(text)
 

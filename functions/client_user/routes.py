@@ -1,11 +1,13 @@
-"""Endpoints of profiles, account data and filters."""
+"""Endpoints of profiles, account data, tags and filters."""
 
 import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
-from homeserver.services import account_data, filters, profile
-from homeserver.web.authentication import authenticate
+from homeserver.matrix.identifiers import domain_of
+from homeserver.services import account_data, filters, profile, tags
+from homeserver.settings import settings
+from homeserver.web.authentication import authenticate, authenticate_if_given
 from homeserver.web.requests import json_object, json_response
 from homeserver.web.routing import Router
 
@@ -18,13 +20,19 @@ def get_profile_field(request: Request, user_id: str, key_name: str) -> Response
     if ":" not in user_id:
         # The user ID of a whole profile, with a slash in it: it arrives as two segments.
         return get_profile(request, f"{user_id}/{key_name}")
-    return json_response({key_name: profile.get_profile_field(user_id, key_name)})
+    ask_others = _may_ask_others(request, user_id)
+    return json_response({key_name: profile.get_profile_field(user_id, key_name, ask_others=ask_others)})
 
 
 @router.get("/_matrix/client/{version}/profile/{user_id...}")
 def get_profile(request: Request, user_id: str) -> Response:
     """GET /profile/{userId} — "Get all profile information for a user"."""
-    return json_response(profile.get_profile(user_id))
+    return json_response(profile.get_profile(user_id, ask_others=_may_ask_others(request, user_id)))
+
+
+def _may_ask_others(request: Request, user_id: str) -> bool:
+    """A stranger shall not make this server ask others; profiles of its own users it tells everybody."""
+    return domain_of(user_id) != settings().server_name and authenticate_if_given(request) is not None
 
 
 @router.put("/_matrix/client/{version}/profile/{user_id}/{key_name}")
@@ -69,6 +77,27 @@ def set_room_account_data(request: Request, user_id: str, room_id: str, data_typ
     """PUT /user/{userId}/rooms/{roomId}/account_data/{type} — "Set some account data ... specific to a room"."""
     requester = authenticate(request)
     account_data.set_account_data(requester, user_id, data_type, json_object(request), room_id=room_id)
+    return json_response({})
+
+
+@router.get("/_matrix/client/{version}/user/{user_id}/rooms/{room_id}/tags")
+def get_tags(request: Request, user_id: str, room_id: str) -> Response:
+    """GET /user/{userId}/rooms/{roomId}/tags — "List the tags for a room"."""
+    return json_response({"tags": tags.tags_of(authenticate(request), user_id, room_id)})
+
+
+@router.put("/_matrix/client/{version}/user/{user_id}/rooms/{room_id}/tags/{tag...}")
+def set_tag(request: Request, user_id: str, room_id: str, tag: str) -> Response:
+    """PUT /user/{userId}/rooms/{roomId}/tags/{tag} — "Add a tag to a room"."""
+    requester = authenticate(request)
+    tags.set_tag(requester, user_id, room_id, tag, json_object(request))
+    return json_response({})
+
+
+@router.delete("/_matrix/client/{version}/user/{user_id}/rooms/{room_id}/tags/{tag...}")
+def remove_tag(request: Request, user_id: str, room_id: str, tag: str) -> Response:
+    """DELETE /user/{userId}/rooms/{roomId}/tags/{tag} — "Remove a tag from the room"."""
+    tags.remove_tag(authenticate(request), user_id, room_id, tag)
     return json_response({})
 
 

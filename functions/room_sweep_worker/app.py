@@ -1,7 +1,7 @@
 """By schedule, and for whatever stream and queues gave up: let lagging followers catch up.
 
-The queue of failed records holds rooms that the follower could not follow, parts that the fan-out workers could not
-move, and Lambda's own notes of batches that it gave up.
+The queue of failed records holds rooms that the follower could not follow, or that take longer than it has; parts that
+the fan-out workers could not move; and Lambda's own notes of batches that it gave up.
 """
 
 from typing import Any
@@ -10,7 +10,7 @@ from aws_lambda_powertools.utilities.batch import BatchProcessor, EventType, pro
 from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
 
 from homeserver.observability import log
-from homeserver.services.inboxes import follow_part, follow_room
+from homeserver.services.inboxes import follow_members, follow_part, follow_room
 from homeserver.services.sweep import sweep
 
 _processor = BatchProcessor(event_type=EventType.SQS, raise_on_entire_batch_failure=False)
@@ -20,8 +20,10 @@ def _failed_record(record: SQSRecord) -> None:
     message = record.json_body
     if "moves" in message:
         follow_part(message)
+    elif "members" in message:
+        follow_members(message["room"], message["members"])
     elif "room" in message:
-        follow_room(message["room"])
+        follow_room(message["room"], everything=True)
     else:
         # Lambda's own note of a batch it gave up: it names the shard, not the rooms.
         sweep()

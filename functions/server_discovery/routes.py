@@ -46,7 +46,7 @@ def get_client_information(request: Request) -> Response:
 @router.get("/.well-known/matrix/server", ANY)
 def get_server_information(request: Request) -> Response:
     """GET /.well-known/matrix/server — "Gets information about the delegated server ..."."""
-    return json_response(discovery.server_information())
+    return json_response(discovery.server_information(*_asked(request)))
 
 
 @router.get("/.well-known/matrix/support", ANY)

@@ -1,7 +1,8 @@
 """The Lambda handler of the function `server_setup`, behind the CloudFormation resource `Custom::ServerIdentity`.
 
-Its properties: `ServerName`; `StoreGeneration`, raised by one after a restore; `UncleanStart` ("true": the local run
-found that its store was not saved). Its attributes: `ServerName`, `Epoch`, `KeyId`. Deleting it keeps everything.
+Its properties: `ServerName`; `StoreGeneration`, raised by one after a restore; `SigningKeyGeneration`, raised by one
+for a new key; `UncleanStart` ("true": the local run found that its store was not saved). Its attributes: `ServerName`,
+`Epoch`, `KeyId`. Deleting it keeps everything.
 
 CloudFormation waits for an answer at a pre-signed URL. A request without one comes from the local run, which takes
 the handler's own answer or exception.
@@ -48,6 +49,7 @@ def _set_up(properties: Mapping[str, Any]) -> dict[str, Any]:
     done = set_up(
         str(properties.get("ServerName", "")),
         generation=int(properties.get("StoreGeneration", 1)),
+        key_generation=int(properties.get("SigningKeyGeneration", 1)),
         unclean_start=str(properties.get("UncleanStart", "")).lower() == "true",
     )
     return {"ServerName": done.server_name, "Epoch": done.epoch, "KeyId": done.key_id}

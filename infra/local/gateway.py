@@ -180,8 +180,9 @@ def event_of(scope: Scope, headers: dict[str, str], path: str, match: Match, bod
     headers["x-forwarded-for"] = (
         f"{headers['x-forwarded-for']}, {client[0]}" if "x-forwarded-for" in headers else client[0]
     )
-    headers["x-forwarded-port"] = host.rpartition(":")[2] if ":" in host else "80"
-    headers["x-forwarded-proto"] = "http"
+    scheme = scope.get("scheme", "http")
+    headers["x-forwarded-port"] = host.rpartition(":")[2] if ":" in host else {"https": "443"}.get(scheme, "80")
+    headers["x-forwarded-proto"] = scheme
     event: dict[str, Any] = {
         "version": "2.0",
         "routeKey": match.key,

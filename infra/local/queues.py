@@ -46,15 +46,19 @@ class QueueMapping:
         while not self._stopping:
             try:
                 self._wake.clear()
-                with self._emulator.lock:
-                    messages = self._emulator.sqs._receive_messages_for_esm(self._url, self.source.batch_size)
-                if messages:
-                    self._deliver(messages)
-                else:
+                if not self.deliver_batch():
                     self._wake.wait(self._next_visible())
             except Exception:  # a handler's failure is handled in _deliver; this keeps the thread alive
                 log.exception("the queue %s stumbled", self._url)
                 time.sleep(1)
+
+    def deliver_batch(self) -> bool:
+        """Give the function one batch of what can be read; whether there was any."""
+        with self._emulator.lock:
+            messages = self._emulator.sqs._receive_messages_for_esm(self._url, self.source.batch_size)
+        if messages:
+            self._deliver(messages)
+        return bool(messages)
 
     def _next_visible(self) -> float:
         """Seconds until a message that is in flight or delayed can be read."""

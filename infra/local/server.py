@@ -9,12 +9,14 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import uvicorn
 
 from homeserver.adapters import aws
+from local.certificate import CertificatePair, certificate_of
 from local.custom_resources import CustomResources
 from local.data_dir import DataDir
 from local.emulator import Emulator
@@ -43,7 +45,8 @@ Say = Callable[[str], None]
 class LocalRun:
     """The homeserver on this machine.
 
-    `environ` holds the template's parameters in upper snake case and PORT, BIND_HOST, DATA_DIR; in tests also
+    `environ` holds the template's parameters in upper snake case and PORT, BIND_HOST, DATA_DIR, FEDERATION_PORT (with
+    TLS_CERT and TLS_KEY, or a pair that is made); in tests also
     UNKIND_SEED, CRASH_AT, CRASH_SAVES, RECORD_PERMISSIONS, SAVE_SECONDS. Making one raises TemplateError, DataDirInUse,
     SnapshotError, CustomResourceError or OSError, each with a message for the operator.
     """
@@ -53,9 +56,11 @@ class LocalRun:
         self._started = time.perf_counter()
         self.data = DataDir(Path(environ.get("DATA_DIR") or ".data").resolve())
         try:
-            self._socket = _bound(environ.get("BIND_HOST") or "127.0.0.1", _port(environ.get("PORT") or "8008"))
+            address = environ.get("BIND_HOST") or "127.0.0.1"
+            self._socket = _bound(address, _port("PORT", environ.get("PORT") or "8008"))
             self.host, self.port = self._socket.getsockname()[:2]
             self.url = f"http://{self.host}:{self.port}"
+            self._tls = self._secured(address, environ)
             self.stack = Stack(template, parameters_of(template, environ, DEFAULTS), attributes=self._attributes())
             resources = read_resources(self.stack)
             self._build(resources, environ)
@@ -63,6 +68,16 @@ class LocalRun:
             # Nothing was served: what the folder says about the run before stays true.
             self.data.close(clean=not self.data.unclean)
             raise
+
+    def _secured(self, address: str, environ: Mapping[str, str]) -> "_Tls | None":
+        """The second door, for other servers: the same routes over TLS."""
+        if not environ.get("FEDERATION_PORT"):
+            return None
+        given = environ.get("TLS_CERT"), environ.get("TLS_KEY")
+        name = environ.get("SERVER_NAME") or DEFAULTS["ServerName"]
+        pair = certificate_of(self.data.path, name, given)
+        bound = _bound(address, _port("FEDERATION_PORT", environ["FEDERATION_PORT"]))
+        return _Tls(bound, pair, bound.getsockname()[1])
 
     def _attributes(self) -> dict[tuple[str, str], str]:
         return {
@@ -163,6 +178,23 @@ class LocalRun:
 
     async def _serve_http(self) -> None:
         loop = asyncio.get_running_loop()
+        doors = [(self._uvicorn(), self._socket)]
+        if self._tls is not None:
+            doors.append((self._uvicorn(self._tls.pair), self._tls.socket))
+
+        def leave(name: str) -> None:
+            for server, _ in doors:
+                server.should_exit = True
+            self._say(f"{name}: stopping")
+
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, leave, signal.Signals(number).name)
+        for _, bound in doors:
+            bound.listen(1024)
+        self._greet()
+        await asyncio.gather(*(server.serve(sockets=[bound]) for server, bound in doors))
+
+    def _uvicorn(self, pair: CertificatePair | None = None) -> uvicorn.Server:
         server = uvicorn.Server(
             uvicorn.Config(
                 self.gateway,
@@ -172,20 +204,13 @@ class LocalRun:
                 timeout_graceful_shutdown=2,
                 timeout_keep_alive=75,
                 server_header=False,
+                ssl_certfile=pair.certificate if pair else None,
+                ssl_keyfile=pair.key if pair else None,
             )
         )
-
-        def leave(name: str) -> None:
-            server.should_exit = True
-            self._say(f"{name}: stopping")
-
         # uvicorn's own handlers would raise the signal again after the end, before anything is saved.
         server.capture_signals = _no_signals  # type: ignore[method-assign]  # the documented way is to subclass for it
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, leave, signal.Signals(number).name)
-        self._socket.listen(1024)
-        self._greet()
-        await server.serve(sockets=[self._socket])
+        return server
 
     def stop(self) -> None:
         """Stop everything, save, and say so."""
@@ -210,7 +235,17 @@ class LocalRun:
             f"  data in {self.data.path}; Ctrl-C saves and stops\n"
             f"  try: curl {self.url}/_matrix/client/versions"
         )
+        if self._tls is not None:
+            certificate = self._tls.pair.certificate
+            self._say(f"  for other servers: https://{self.host}:{self._tls.port}, certificate {certificate}")
         self._say(f"listening on {self.url}")
+
+
+@dataclass(frozen=True, slots=True)
+class _Tls:
+    socket: socket.socket
+    pair: CertificatePair
+    port: int
 
 
 class _NoSignals:
@@ -235,9 +270,9 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return factory
 
 
-def _port(text: str) -> int:
+def _port(variable: str, text: str) -> int:
     if not text.isdecimal() or int(text) > 65_535:
-        raise TemplateError(f"PORT is {text!r}; it must be a number from 0 (any free port) to 65535")
+        raise TemplateError(f"{variable} is {text!r}; it must be a number from 0 (any free port) to 65535")
     return int(text)
 
 

@@ -95,13 +95,17 @@ class MeasuredServer:
         return result
 
     def follow(self, name: str | None = None) -> None:
-        """Deliver what the stream of the rooms table holds, measured under a name if one is given."""
+        """Deliver what stream and queues hold, measured under a name if one is given (the last look finds nothing)."""
         for mapping in self.run.streams:
             records = list(mapping.drain())
             if records:
                 event = {"Records": records}
                 deliver = lambda event=event, mapping=mapping: self.run.functions.call(mapping.source.function, event)  # noqa: E731
                 self.measure(name, deliver) if name else deliver()
+        for queue in self.run.queues:
+            work = queue.deliver_batch
+            while self.measure(name, work) if name else work():
+                pass
 
     def person(self, localpart: str) -> Person:
         body = {"username": localpart, "password": "a-long-password", "auth": {"type": "m.login.dummy"}}

@@ -8,7 +8,7 @@ import sys
 from typing import Any
 
 from benchmarks.caches import forget_everything
-from homeserver.adapters.signing_key import signing_key
+from homeserver.adapters.signing_key import forget_signing_keys
 from local.__main__ import main
 from local.invoke import Functions
 
@@ -17,7 +17,7 @@ _call = Functions.call
 
 def _call_cold(functions: Functions, name: str, event: Any, request_id: str | None = None) -> Any:
     forget_everything()
-    signing_key.cache_clear()
+    forget_signing_keys()
     return _call(functions, name, event, request_id)
 
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping
 from functools import partial
 from typing import Any, ClassVar
+from urllib.parse import quote
 
 from e2e.client import PASSWORD, V3, Answer, Client, at_once, segments
 from e2e.local_run import SERVER_NAME, Server
@@ -34,12 +35,12 @@ def with_token(client: Client, name: str, token: str = TOKEN, **more: Any) -> Cl
     return client._logged_in(client.ok("POST", f"{V3}/register", body | {"auth": auth}))
 
 
-def with_secret(client: Client, name: str) -> Client:
+def with_secret(client: Client, name: str, *, admin: bool = False) -> Client:
     """Register by the shared secret."""
     nonce = client.ask_anything("GET", "/_synapse/admin/v1/register").json["nonce"]
-    message = b"\0".join([nonce.encode(), name.encode(), PASSWORD.encode(), b"notadmin"])
+    message = b"\0".join([nonce.encode(), name.encode(), PASSWORD.encode(), b"admin" if admin else b"notadmin"])
     mac = hmac.new(SECRET.encode(), message, hashlib.sha1).hexdigest()
-    body = {"nonce": nonce, "username": name, "password": PASSWORD, "admin": False, "mac": mac}
+    body = {"nonce": nonce, "username": name, "password": PASSWORD, "admin": admin, "mac": mac}
     answer = client.ask_anything("POST", "/_synapse/admin/v1/register", body)
     assert answer.status == 200, answer
     return client._logged_in(answer.json)
@@ -82,11 +83,16 @@ def come_and_go(nobody: Client, server: Server) -> tuple[Client, Client, Client]
         ("GET", f"{V3}/joined_rooms"),
         ("PUT", segments("rooms", room_id, "send", "org.example.x", "1")),
         ("GET", segments("rooms", room_id, "joined_members")),
+        ("POST", segments("rooms", room_id, "read_markers")),
+        ("POST", f"{V3}/search"),
+        ("POST", f"{V3}/user_directory/search"),
+        ("POST", "/_synapse/admin/v1/send_server_notice"),
         ("GET", f"{V3}/sync"),
     ):
         pair = alice.ok("POST", f"{V3}/refresh", {"refresh_token": alice.refresh_token})
         alice.token, alice.refresh_token = pair["access_token"], pair["refresh_token"]
-        assert alice.ask(method, path, {} if method == "PUT" else None).status in {200, 404}
+        # Who asks is looked at first, then what for.
+        assert alice.ask_anything(method, path, {} if method == "PUT" else None).status in {200, 400, 404}
     for leave in ("logout", "logout/all"):
         with Witness(server.url) as guest:
             guest.log_in("bob" if leave == "logout" else "carol", refresh_token=True)
@@ -125,6 +131,10 @@ def keep_data(alice: Client, room_id: str) -> None:
     ):
         alice.ok("PUT", path, {"x": 1})
         alice.ok("GET", path)
+    tags = segments("user", alice.user_id, "rooms", room_id, "tags")
+    alice.ok("PUT", f"{tags}/m.favourite", {"order": 0.5})
+    alice.ok("GET", tags)
+    alice.ok("DELETE", f"{tags}/m.favourite")
     filters = segments("user", alice.user_id, "filter")
     for _ in range(2):
         filter_id = alice.ok("POST", filters, {"room": {"timeline": {"limit": 3}}})["filter_id"]
@@ -165,6 +175,127 @@ def live_in_rooms(alice: Client, bob: Client, carol: Client) -> str:
     return room_id
 
 
+def find(alice: Client, bob: Client, nobody: Client) -> None:
+    """Published rooms, summaries, spaces, mutual rooms, users."""
+    space = alice.create_room(
+        preset="public_chat", visibility="public", room_alias_name="space", creation_content={"type": "m.space"}
+    )
+    for name in ("one", "two"):
+        child = alice.create_room(preset="public_chat", name=name)
+        alice.set_state(space, "m.space.child", {"via": [SERVER_NAME]}, child)
+    bob.join(child)
+    for visibility in ("private", "public"):
+        alice.ok("PUT", segments("directory", "list", "room", space), {"visibility": visibility})
+    assert nobody.ok("GET", segments("directory", "list", "room", space)) == {"visibility": "public"}
+    assert space in {room["room_id"] for room in nobody.ok("GET", f"{V3}/publicRooms")["chunk"]}
+    spaces = bob.ok("POST", f"{V3}/publicRooms", {"filter": {"room_types": ["m.space"]}})
+    assert [room["room_id"] for room in spaces["chunk"]] == [space]
+    v1, unstable = "/_matrix/client/v1", "/_matrix/client/unstable"
+    alias, room = quote(f"#space:{SERVER_NAME}", safe=""), quote(space, safe="")
+    assert nobody.ok("GET", f"{v1}/room_summary/{alias}")["room_id"] == space
+    for old in ("summary/{}", "rooms/{}/summary"):
+        path = f"{unstable}/im.nheko.summary/{old.format(room)}"
+        assert bob.ask_anything("GET", path).json["room_id"] == space
+    token = None
+    for _ in range(3):
+        query = {"limit": 1, **({"from": token} if token else {})}
+        token = bob.ok("GET", f"{v1}/rooms/{room}/hierarchy", query=query).get("next_batch")
+    assert token is None
+    query = {"user_id": alice.user_id}
+    assert child in bob.ok("GET", f"{v1}/mutual_rooms", query=query)["joined"]
+    answer = bob.ask_anything("GET", f"{unstable}/uk.half-shot.msc2666/user/mutual_rooms", query=query)
+    assert child in answer.json["joined"]
+    displayname = f"{segments('profile', alice.user_id)}/displayname"
+    for name in ("Alice Liddell", "Alice"):
+        alice.ok("PUT", displayname, {"displayname": name})
+
+    def search() -> list[str]:
+        answer = bob.ok("POST", f"{V3}/user_directory/search", {"search_term": "ALI"})
+        return [user["user_id"] for user in answer["results"]]
+
+    assert at_once(*[search] * 4) == [[alice.user_id]] * 4  # some of them find that the rate has been used
+
+
+def come_in_otherwise(alice: Client, bob: Client, carol: Client, server: Server) -> None:
+    """Knocks, restricted joins, guests, and memberships as state events. Needs GUEST_ACCOUNTS=on."""
+
+    def rule(name: str, **content: Any) -> dict[str, Any]:
+        return {"type": "m.room.join_rules", "content": {"join_rule": name, **content}}
+
+    knocked = alice.create_room(initial_state=[rule("knock")])
+    for _ in range(2):
+        carol.ok("POST", segments("knock", knocked), {"reason": "tea"})
+        carol.sync_until(lambda: "knock" in carol.ok("GET", f"{V3}/sync").get("rooms", {}))
+        assert alice.act(knocked, "kick", user_id=carol.user_id).status == 200
+    alice.set_state(knocked, "m.room.member", {"membership": "invite"}, bob.user_id)
+    bob.ok("PUT", segments("rooms", knocked, "state", "m.room.member", bob.user_id), {"membership": "join"})
+    allow = [{"type": "m.room_membership", "room_id": knocked}]
+    inner = alice.create_room(initial_state=[rule("restricted", allow=allow)], invite=[carol.user_id])
+    assert carol.act(inner, "join").status == 200
+    assert alice.act(inner, "leave").status == 200
+    assert bob.act(inner, "join").status == 200
+    access = {"type": "m.room.guest_access", "content": {"guest_access": "can_join"}}
+    open_room = alice.create_room(preset="public_chat", initial_state=[access])
+    with Witness(server.url) as guest, Witness(server.url) as other:
+        for who in (guest, other):
+            who._logged_in(who.ok("POST", f"{V3}/register?kind=guest", {}))
+        assert guest.act(open_room, "join").status == 200
+        joins = {"membership": "join"}
+        other.ok("PUT", segments("rooms", open_room, "state", "m.room.member", other.user_id), joins)
+        alice.set_state(open_room, "m.room.guest_access", {"guest_access": "forbidden"})
+        assert guest.act(open_room, "join").errcode == "M_GUEST_ACCESS_FORBIDDEN"
+
+
+def keep_order(alice: Client, bob: Client, server: Server) -> None:
+    """Upgrades, search, reports, notices. Needs SERVER_NOTICES_LOCALPART."""
+    # A hundred events make a bucket of the timeline.
+    state: list[Any] = [{"type": "m.room.topic", "content": {"topic": "tea"}}]
+    state += [{"type": "org.example.number", "state_key": str(number), "content": {}} for number in range(95)]
+    room_id = alice.create_room(
+        preset="public_chat", room_alias_name="old", visibility="public", name="House", initial_state=state
+    )
+    bob.join(room_id)
+    said = alice.send(room_id, "more tea")
+    here = {"rooms": [room_id]}
+    criteria = {"search_term": "tea", "filter": here, "include_state": True, "event_context": {"include_profile": True}}
+    for _ in range(2):
+        answer = bob.ok("POST", f"{V3}/search", {"search_categories": {"room_events": criteria}})
+        results = answer["search_categories"]["room_events"]["results"]
+        found = {result["result"]["type"]: result["result"]["event_id"] for result in results}
+        assert found.keys() == {"m.room.topic", "m.room.message"}
+    alice.ok("PUT", segments("rooms", room_id, "redact", found["m.room.topic"], "indexed"), {})
+    bob.ok("POST", segments("rooms", room_id, "report", said), {"reason": "rude"})
+    bob.ok("POST", segments("rooms", room_id, "report"), {"reason": ""})
+    bob.ok("POST", segments("users", alice.user_id, "report"), {"reason": ""})
+    room = quote(room_id, safe="")
+    alice.ok("GET", f"/_matrix/client/v1/rooms/{room}/timestamp_to_event", query={"ts": 1, "dir": "f"})
+    for user in (alice, bob):
+        user.ok("PUT", f"{segments('user', user.user_id, 'rooms', room_id, 'tags')}/m.favourite", {})
+    bob.ok("PUT", segments("user", bob.user_id, "account_data", "m.direct"), {alice.user_id: [room_id]})
+    new = alice.ok("POST", segments("rooms", room_id, "upgrade"), {"new_version": "11"})["replacement_room"]
+    bob.join(new)
+    with with_secret(Witness(server.url), "root", admin=True) as root:
+        at_once(*(partial(send_notice, root, user.user_id) for user in (alice, bob, root)))
+        send_notice(root, bob.user_id, txn_id="once")
+
+
+def send_notice(admin: Client, user_id: str, txn_id: str | None = None) -> None:
+    """Write to a user as the server."""
+    method, path = ("POST", "") if txn_id is None else ("PUT", f"/{txn_id}")
+    body = {"user_id": user_id, "content": {"msgtype": "m.text", "body": "upgraded"}}
+    answer = admin.ask_anything(method, f"/_synapse/admin/v1/send_server_notice{path}", body)
+    assert answer.status == 200, answer
+
+
+def listen_as_before(bob: Client, room_id: str, event_id: str) -> None:
+    """The endpoints from before /sync."""
+    bob.ok("GET", f"{segments('rooms', room_id)}/initialSync")
+    bob.ok("GET", segments("events", event_id))
+    since = bob.ok("GET", f"{V3}/initialSync", query={"limit": 2})["end"]
+    bob.ok("GET", f"{V3}/events", query={"from": since, "timeout": 100})
+    bob.ok("GET", f"{V3}/events", query={"room_id": room_id, "timeout": 100})
+
+
 def talk(alice: Client, bob: Client, room_id: str) -> None:
     for user in (alice, bob):
         user.sync()
@@ -179,6 +310,7 @@ def talk(alice: Client, bob: Client, room_id: str) -> None:
     alice.ok("PUT", segments("rooms", room_id, "state", "m.room.member", bob.user_id), {"membership": "leave"})
     alice.invite(room_id, bob.user_id)
     bob.ok("PUT", segments("rooms", room_id, "state", "m.room.member", bob.user_id), {"membership": "join"})
+    relate(alice, bob, room_id)
     for number in range(15):
         last = alice.send(room_id, str(number))
     bob.sync_until(lambda: last in bob.ids(room_id), filter={"room": {"state": {"lazy_load_members": True}}})
@@ -197,6 +329,9 @@ def talk(alice: Client, bob: Client, room_id: str) -> None:
         ("joined_members", {}),
     ):
         bob.ok("GET", f"{rooms}/{path}", query=query)
+    listen_as_before(bob, room_id, last)
+    alice.create_room()
+    alice.sync()  # who has account data gets that of a room that they come into
     alice.set_state(room_id, "m.room.history_visibility", {"history_visibility": "joined"})
     assert bob.act(room_id, "leave").status == 200
     alice.send(room_id, "not for bob")
@@ -206,6 +341,55 @@ def talk(alice: Client, bob: Client, room_id: str) -> None:
     twins = [alice.twin() for _ in range(4)]  # the second of two at once finds that the rate has been used
     at_once(*(partial(twin.send, room_id, "quick") for twin in twins))
     at_once(*(twin.create_room for twin in twins))
+
+
+def relate(alice: Client, bob: Client, room_id: str) -> None:
+    """Edits, reactions, threads; and some of them taken back."""
+    root = alice.send(room_id, "root")
+    room, parent = (quote(part, safe="") for part in (room_id, root))
+
+    def child(rel_type: str, txn: str, **more: Any) -> str:
+        content = {"msgtype": "m.text", "body": "*", "m.new_content": {"msgtype": "m.text", "body": "new"}}
+        content |= {"m.relates_to": {"rel_type": rel_type, "event_id": root, **more}}
+        event_id: str = alice.ok("PUT", segments("rooms", room_id, "send", "m.room.message", txn), content)["event_id"]
+        return event_id
+
+    related = [
+        child("m.replace", "e"),
+        child("m.thread", "t"),
+        child("m.annotation", "a", key="+"),
+        child("m.reference", "r"),
+    ]
+    children = f"relations/{parent}"
+    for path in ("threads", children, f"{children}/m.thread", f"{children}/m.thread/m.room.message"):
+        bob.ok("GET", f"/_matrix/client/v1/rooms/{room}/{path}")
+    for number, event_id in enumerate(related[:3]):
+        alice.ok("PUT", segments("rooms", room_id, "redact", event_id, f"related{number}"), {})
+
+
+def read_along(alice: Client, bob: Client, carol: Client) -> None:
+    """Receipts with and without threads, read markers, typing."""
+    room_id = alice.create_room(preset="public_chat")
+    rooms, early = segments("rooms", room_id), alice.send(room_id, "before the others came")
+    for user in (bob, carol):
+        user.join(room_id)
+        user.ok("POST", f"{rooms}/receipt/m.read/{early}", {})
+    content = {"msgtype": "m.text", "body": "reply", "m.relates_to": {"rel_type": "m.thread", "event_id": early}}
+    reply = bob.ok("PUT", f"{rooms}/send/m.room.message/reply", content)["event_id"]
+    event_id = alice.send(room_id, "read this")
+    for user in (alice, bob, carol):
+        for kind in ("m.read", "m.read.private"):
+            for _ in range(2):
+                user.ok("POST", f"{rooms}/receipt/{kind}/{event_id}", {"thread_id": "main"})
+            user.ok("POST", f"{rooms}/receipt/{kind}/{reply}", {"thread_id": early})
+        markers = {"m.fully_read": event_id, "m.read": event_id, "m.read.private": event_id}
+        user.ok("POST", f"{rooms}/read_markers", markers)
+        for typing in (True, False):
+            user.ok("PUT", f"{rooms}/typing/{user.user_id}", {"typing": typing})
+    fresh = bob.twin()
+    fresh.since, fresh.seen = None, {}
+    told = fresh.sync()["rooms"]["join"][room_id]["ephemeral"]["events"]
+    assert {event_id, reply} <= set(told[0]["content"])
 
 
 def wait_for(alice: Client, room_id: str, body: str) -> None:

@@ -22,7 +22,7 @@ _numbers = itertools.count(1)
         "/_matrix/client/v2/sync",
         "/_matrix/client/v1/sync",
         "/_matrix/client/v3/rooms",
-        "/_matrix/federation/v1/version",
+        "/_matrix/federation/v2/version",
         "/_matrix/client/../client/versions",
         "/%00",
         "/_matrix/client/v3/%E2%82%AC",

@@ -15,21 +15,30 @@ from typing import Any
 import orjson
 import pytest
 
-from e2e.client import V3, at_once
+from e2e import asked_by_servers
+from e2e.asked_by_servers import be_asked
+from e2e.client import V3, at_once, segments
 from e2e.conversation import (
     SECRET,
     TOKEN,
     Witness,
     come_and_go,
+    come_in_otherwise,
     confirmed,
     discover,
+    find,
     keep_account,
     keep_data,
+    keep_order,
     live_in_rooms,
+    read_along,
+    send_notice,
     talk,
     with_token,
 )
+from e2e.late_rows import live_with_late_rows
 from e2e.local_run import SERVER_NAME, Server
+from federation_peer import Peer
 from homeserver.matrix.access_token import token_hash
 from homeserver.matrix.sync_token import SyncToken
 from homeserver.web.known_endpoints import known_endpoints
@@ -74,19 +83,26 @@ def called(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[Pair]]:
     """What each function asked for, in all of the conversation."""
     folder = tmp_path_factory.mktemp("recorded")
     settings = {"RATE_LIMITS": "on", "REGISTRATION": "token", "REGISTRATION_TOKEN": TOKEN, "RECORD_PERMISSIONS": "1"}
+    settings |= {"GUEST_ACCOUNTS": "on", "SERVER_NOTICES_LOCALPART": "server"} | asked_by_servers.SETTINGS
     with ColdServer(folder, REGISTRATION_SHARED_SECRET=SECRET, **settings) as server, Witness(server.url) as nobody:
         discover(nobody, server)
         alice, bob, carol = come_and_go(nobody, server)
         with alice, bob, carol:
             room_id = live_in_rooms(alice, bob, carol)
+            come_in_otherwise(alice, bob, carol, server)
             keep_account(alice, server)
             keep_data(alice, room_id)
+            find(alice, bob, nobody)
             talk(alice, bob, room_id)
+            read_along(alice, bob, carol)
+            keep_order(alice, bob, server)
+            with Peer(folder / "peer") as peer:
+                be_asked(nobody, alice, peer)
             confirmed(carol, "POST", f"{V3}/account/deactivate", {"erase": True})
         assert server.stop() == 0
         assert "Traceback" not in server.log, server.log
     found = record(folder)
-    for pairs in (crowded_room(folder), repaired(folder)):
+    for pairs in (crowded_room(folder), repaired(folder), *live_with_late_rows(folder, record)):
         for function, more in pairs.items():
             found.setdefault(function, set()).update(more)
     return found
@@ -104,19 +120,24 @@ def crowded_room(folder: Path) -> dict[str, set[Pair]]:
         for start in range(0, 54, 9):
             at_once(*(partial(enter, f"guest{start + number}") for number in range(9)))
         owner.invite(room_id, f"@popular:{SERVER_NAME}")
-        owner.send(room_id, "welcome")
+        event_id = owner.send(room_id, "welcome")
         owner.sync_until(lambda: owner.bodies(room_id) == ["welcome"])
+        bob = server.client().log_in("bob")
+        for notices in bob.sync()["rooms"]["invite"]:  # here they can be refused
+            assert bob.act(notices, "leave").status == 200
+        owner.ok("POST", segments("rooms", room_id, "receipt", "m.read", event_id), {})
         assert server.stop() == 0
     return record(folder)
 
 
 def repaired(folder: Path) -> dict[str, set[Pair]]:
     """What takes long to come about, written into the store by hand; the start's sweep finds every room behind."""
-    rewrite(folder, "Rooms", lambda items: [item for item in items if item["k"]["S"] != "cursor/inbox"])
+    rewrite(folder, "Rooms", without_cursors_and_with_old_previews)
     stored = {"k": {"S": f"regtoken/{token_hash('stored')}"}, "completed": {"N": "0"}}
     rewrite(folder, "Server", lambda items: [*items, stored])
     rewrite(folder, "Inbox", inbox_of_a_busy_server)
-    with ColdServer(folder, REGISTRATION="token", RATE_LIMITS="on", RECORD_PERMISSIONS="1") as server:
+    settings = {"REGISTRATION": "token", "RATE_LIMITS": "on", "SERVER_NOTICES_LOCALPART": "server"}
+    with ColdServer(folder, RECORD_PERMISSIONS="1", **settings) as server:
         owner = server.client().log_in("owner")
         late = with_token(server.client(), "late", "stored")
         owner.create_room(invite=[f"@popular:{SERVER_NAME}"])
@@ -130,10 +151,22 @@ def repaired(folder: Path) -> dict[str, set[Pair]]:
             owner.ok("GET", f"{V3}/sync", query={"since": claimed.encode(), "timeout": timeout})
         late.sync()
         late.sync(timeout=0.2)
+        send_notice(server.client().log_in("root"), f"@bob:{SERVER_NAME}")  # who is invited again
         assert server.stop() == 0
         assert server.lagging_rooms() == []
         assert "Traceback" not in server.log, server.log
     return record(folder)
+
+
+def without_cursors_and_with_old_previews(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """No room was ever followed; of the published ones one is not in the directory yet, others had more members."""
+    kept = [item for item in items if item["k"]["S"] != "cursor/inbox"]
+    for number, preview in enumerate(item for item in kept if item["k"]["S"] == "preview" and "ls" in item):
+        if number == 0:
+            del preview["ls"]
+        else:
+            preview["ls"] = preview["jn"] = {"N": "50"}
+    return kept
 
 
 def inbox_of_a_busy_server(items: list[dict[str, Any]]) -> list[dict[str, Any]]:

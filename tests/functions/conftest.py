@@ -112,7 +112,7 @@ def signing_key_of_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setenv("SIGNING_KEY_PARAMETER", "/eigenserver/test/signing-key")
     settings.cache_clear()
-    adapter.signing_key.cache_clear()
+    adapter.forget_signing_keys()
     adapter.keep_signing_key(SigningKey.generate("test", bytes(range(32))))
 
 

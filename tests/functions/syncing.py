@@ -22,7 +22,7 @@ def ask(user: User, since: str | None = None, **query: Any) -> JSON:
         "full_state": query.get("full_state", False),
         "set_presence": "online",
         "use_state_after": query.get("use_state_after", False),
-        "query": {},
+        "query": query.get("query", {}),
     }
     answer: JSON = import_module("sync_answer.app").lambda_handler(payload, LambdaContext())
     check("GET", f"{V3}/sync", answer["status"], json.loads(answer["body"]))
@@ -96,7 +96,11 @@ class Device:
             self._close_gap(room_id, known, timeline["prev_batch"])
         known += ids(timeline["events"])
         state = self.states.setdefault(room_id, {})
-        for event in [*told.get("state", {}).get("events", []), *timeline["events"]]:
+        if "state_after" in told:
+            changes = told["state_after"]["events"]  # and nothing that the timeline shows
+        else:
+            changes = [*told.get("state", {}).get("events", []), *timeline["events"]]
+        for event in changes:
             if "state_key" in event:
                 state[event["type"], event["state_key"]] = event["event_id"]
 

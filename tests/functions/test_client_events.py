@@ -46,7 +46,7 @@ def test_a_message_is_stored_as_it_was_said_with_keys_nobody_knows(alice: User, 
     assert shown["content"] == content
     assert (shown["sender"], shown["type"], shown["room_id"]) == (alice.user_id, "m.room.message", room_id)
     assert 0 <= shown["unsigned"]["age"] < 60_000
-    assert shown["unsigned"].keys() == {"age"}
+    assert shown["unsigned"].keys() == {"age", "membership"}
     assert event(alice, room_id, event_id).json["unsigned"]["transaction_id"] == "t1"
 
 

@@ -218,12 +218,6 @@ def test_users_of_other_servers_cannot_be_invited_but_banned(alice: User) -> Non
     assert state(alice, room_id, "m.room.member", "@x:else.org").json == {"membership": "ban"}
 
 
-def test_invitations_by_mail_are_refused(alice: User) -> None:
-    room_id = create_room(alice)
-    body = {"medium": "email", "address": "a@b.c", "id_server": "id.org", "id_access_token": "t"}
-    assert refusal(post(alice, room_id, "invite", body)) == (403, "M_THREEPID_DENIED")
-
-
 @pytest.mark.parametrize("action", ACTIONS)
 def test_rooms_that_do_not_exist(alice: User, action: str) -> None:
     body = {"user_id": "@bob:example.org"}

@@ -215,6 +215,7 @@ def test_no_cost_is_reported_unless_the_meter_is_on() -> None:
         ({"timeout": ""}, TOKEN, (400, "M_INVALID_PARAM")),
         ({"full_state": "yes"}, TOKEN, (400, "M_INVALID_PARAM")),
         ({"use_state_after": "1"}, TOKEN, (400, "M_INVALID_PARAM")),
+        ({"org.matrix.msc4222.use_state_after": "1"}, TOKEN, (400, "M_INVALID_PARAM")),
         ({"set_presence": "busy"}, TOKEN, (400, "M_INVALID_PARAM")),
         ({"since": "s72594_4483_1934"}, TOKEN, (400, "M_INVALID_PARAM")),
         ({"since": "s72594_4483_1934", "timeout": 1000}, TOKEN, (400, "M_INVALID_PARAM")),
@@ -295,5 +296,5 @@ def test_a_store_that_refuses_is_a_failure_of_the_server(monkeypatch: pytest.Mon
 
 def test_the_endpoints_are_listed_for_the_template() -> None:
     assert [(e.method, e.path, e.versions) for e in routes.router.endpoints] == [
-        ("GET", "/_matrix/client/{version}/sync", ("r0", "v3"))
+        ("GET", f"/_matrix/client/{{version}}/{name}", ("r0", "v3")) for name in ("sync", "events", "initialSync")
     ]

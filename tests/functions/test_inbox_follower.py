@@ -291,7 +291,7 @@ class TestFanOut:
         first, *others = [message["Body"] for message in queues("fanout")]
         event = sqs_event("inbox_fanout_worker", first, *others)
         with monkeypatch.context() as patched:
-            patched.setattr(inboxes, "_write", lambda _request: 1 / 0)
+            patched.setattr(inboxes, "write", lambda _request: 1 / 0)
             answer = invoke("inbox_fanout_worker", event)
         assert [failure["itemIdentifier"] for failure in answer["batchItemFailures"]] == [
             record["messageId"] for record in event["Records"]

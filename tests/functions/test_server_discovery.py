@@ -21,9 +21,19 @@ def test_the_recorded_payloads_are_answered():
     assert invoke(FUNCTION, payload("server_discovery_front_page")).status == 200
 
 
-def test_versions_name_one_release_and_the_profile_fields_that_work(checked):
+def test_versions_name_one_release_and_what_works_beyond_it(checked):
     answer = checked(FUNCTION, "GET", "/_matrix/client/versions")
-    assert answer.json == {"versions": ["v1.1"], "unstable_features": {"uk.tcpip.msc4133.stable": True}}
+    features = {
+        "uk.tcpip.msc4133.stable",
+        "org.matrix.msc2285.stable",
+        "org.matrix.msc3771",
+        "org.matrix.msc3440.stable",
+        "org.matrix.msc3981",
+        "org.matrix.msc3874",
+        "uk.half-shot.msc2666.query_mutual_rooms",
+        "uk.half-shot.msc2666.query_mutual_rooms.stable",
+    }
+    assert answer.json == {"versions": ["v1.1"], "unstable_features": dict.fromkeys(features, True)}
     assert answer.headers["content-type"] == "application/json"
 
 
@@ -45,9 +55,38 @@ def test_well_known_repeats_no_address_that_cannot_be_one(checked, headers):
     assert (answer.status, answer.errcode) == (404, "M_NOT_FOUND")
 
 
-@pytest.mark.parametrize("name", ["server", "support"])
-def test_well_known_says_nothing_that_is_not_so(checked, name):
-    answer = checked(FUNCTION, "GET", f"/.well-known/matrix/{name}")
+def test_well_known_says_nothing_that_is_not_so(checked):
+    answer = checked(FUNCTION, "GET", "/.well-known/matrix/support")
+    assert (answer.status, answer.errcode) == (404, "M_NOT_FOUND")
+
+
+def test_other_servers_are_sent_to_the_domain_of_the_api(checked, server):
+    server(API_DOMAIN="matrix.example.org", PUBLIC_BASE_URL="https://public.example.org/path")
+    answer = checked(FUNCTION, "GET", "/.well-known/matrix/server")
+    assert (answer.status, answer.json) == (200, {"m.server": "matrix.example.org:443"})
+    server(API_DOMAIN="")
+    assert checked(FUNCTION, "GET", "/.well-known/matrix/server").json == {"m.server": "public.example.org:443"}
+
+
+def test_without_a_domain_other_servers_are_sent_to_the_address_that_was_asked(checked):
+    assert checked(FUNCTION, "GET", "/.well-known/matrix/server").json == {"m.server": f"{API_HOST}:443"}
+    local = {"host": "localhost:8448", "x-forwarded-proto": "https"}
+    answer = checked(FUNCTION, "GET", "/.well-known/matrix/server", headers=local)
+    assert answer.json == {"m.server": "localhost:8448"}
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{"host": "a/b"}, {"host": "a:99999"}, {"host": ""}, {"host": "localhost:8008", "x-forwarded-proto": "http"}],
+)
+def test_other_servers_are_sent_nowhere_without_tls_or_an_address(checked, headers):
+    answer = checked(FUNCTION, "GET", "/.well-known/matrix/server", headers=headers)
+    assert (answer.status, answer.errcode) == (404, "M_NOT_FOUND")
+
+
+def test_a_server_without_federation_sends_other_servers_nowhere(checked, server):
+    server(FEDERATION="off", API_DOMAIN="matrix.example.org")
+    answer = checked(FUNCTION, "GET", "/.well-known/matrix/server")
     assert (answer.status, answer.errcode) == (404, "M_NOT_FOUND")
 
 
@@ -58,10 +97,10 @@ def test_well_known_says_nothing_that_is_not_so(checked, name):
         "/_matrix/client/v3/login/",
         "/_matrix/client/v2/login",
         "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync",
-        "/_matrix/federation/v1/version",
+        "/_matrix/federation/v2/version",
         "/.well-known/matrix/policy_server",
         "/favicon.ico",
-        "/_matrix/client/v3/rooms/!Ac9d2vP3gB8Qy7nTzXk1LwRs5uE0iJmH4oFfCtVbN6-/typing/@a:example.org",
+        "/_matrix/client/v3/rooms/!Ac9d2vP3gB8Qy7nTzXk1LwRs5uE0iJmH4oFfCtVbN6-/presence/@a:example.org",
     ],
 )
 def test_an_unknown_path_is_unrecognized(call, path):

@@ -11,10 +11,11 @@ import pytest
 from functions.harness import LambdaContext, payload
 from homeserver.adapters import aws
 from homeserver.adapters import signing_key as adapter
-from homeserver.adapters.signing_key import keep_signing_key, signing_key
+from homeserver.adapters.signing_key import forget_signing_keys, keep_signing_key, signing_key, signing_keys
 from homeserver.matrix.errors import InvalidParam, MatrixError
 from homeserver.matrix.signing import SigningKey
 from homeserver.services import server_setup
+from homeserver.services.clock import now_ms
 from homeserver.storage.server import Identity, forget_identity, identity, load_identity, replace_identity
 from server_setup.app import lambda_handler
 
@@ -24,10 +25,10 @@ PARAMETER = "/eigenserver/first-start/signing-key"
 @pytest.fixture(autouse=True)
 def a_first_start(server):
     server(SIGNING_KEY_PARAMETER=PARAMETER)
-    signing_key.cache_clear()
+    forget_signing_keys()
     forget_identity()
     yield
-    signing_key.cache_clear()
+    forget_signing_keys()
     forget_identity()
 
 
@@ -110,8 +111,8 @@ def test_the_key_is_made_once_from_32_random_bytes():
 def test_two_starts_at_the_same_time_end_with_one_key(monkeypatch):
     there = keep_signing_key(SigningKey.generate("first", bytes(32)))
     reads = iter([None])
-    stored = adapter._stored_key
-    monkeypatch.setattr(adapter, "_stored_key", lambda: next(reads, stored()))
+    stored = adapter._stored_keys
+    monkeypatch.setattr(adapter, "_stored_keys", lambda: next(reads, stored()))
     assert keep_signing_key(SigningKey.generate("second", bytes(range(32)))) == there
     assert stored_key()["key_id"] == "ed25519:first"
 
@@ -246,3 +247,59 @@ def test_before_the_first_start_there_is_no_identity():
     with pytest.raises(MatrixError) as refused:
         identity()
     assert refused.value.status == 503
+
+
+# ── A new signing key ───────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_higher_generation_signs_with_a_new_key_and_publishes_the_old_one():
+    first = local_start()
+    before = signing_key()
+    second = local_start(SigningKeyGeneration="2")
+    assert second["KeyId"] != first["KeyId"]
+    keys = signing_keys()
+    assert keys.current.key_id == second["KeyId"]
+    (old,) = keys.old
+    assert (old.key_id, old.key) == (before.key_id, before.verify_key)
+    assert 0 < old.expired_ts - now_ms() <= adapter.OVERLAP_MS
+    assert "seed" not in stored_key()["old"][0]
+
+
+def test_the_same_generation_and_a_rollback_keep_the_key():
+    local_start()
+    second = local_start(SigningKeyGeneration="2")
+    value = stored_key()
+    assert [local_start(SigningKeyGeneration=g)["KeyId"] for g in ("2", "1")] == [second["KeyId"]] * 2
+    assert stored_key() == value
+
+
+def test_a_warm_function_notices_a_new_key_before_the_old_one_stops_to_count(monkeypatch):
+    local_start()
+    old = signing_key()
+    clock = [0.0]
+    monkeypatch.setattr(adapter.time, "monotonic", lambda: clock[0])
+    forget_signing_keys()
+    assert signing_key() == old
+    new = keep_signing_key(SigningKey.generate("next", bytes(32)), generation=2, now_ms=now_ms())
+    adapter._known[PARAMETER] = (0.0, adapter.SigningKeys(old))  # another function, which read before
+    clock[0] = adapter.FRESH_S - 1
+    assert signing_key() == old
+    clock[0] = adapter.FRESH_S
+    assert signing_key() == new
+    assert adapter.FRESH_S * 1000 < adapter.OVERLAP_MS
+
+
+def test_a_parameter_holds_as_many_old_keys_as_fit():
+    local_start()
+    for generation in range(2, adapter.MOST_OLD_KEYS + 4):
+        local_start(SigningKeyGeneration=str(generation))
+    assert len(signing_keys().old) == adapter.MOST_OLD_KEYS
+    assert signing_keys().generation == adapter.MOST_OLD_KEYS + 3
+    value = aws.client("ssm").get_parameter(Name=PARAMETER, WithDecryption=True)["Parameter"]["Value"]
+    assert len(value) < 4096
+
+
+def test_a_server_whose_first_key_is_of_a_later_generation_keeps_it():
+    first = local_start(SigningKeyGeneration="3")
+    assert local_start(SigningKeyGeneration="3") == first
+    assert signing_keys().old == ()

@@ -62,8 +62,9 @@ def test_each_room_of_a_cold_initial_sync_costs_one_call_for_its_timeline(carol:
     forget_everything()
     with metered() as meter:
         assert len(Device(carol).sync()["rooms"]["join"]) == rooms
-    # the inbox, the identity, slots, account data, invitations; heads with rows; roots of all states
-    assert meter.calls == rooms + 7
+    # the inbox, the identity, slots, account data, invitations; heads with rows; ephemeral items, and who is ignored;
+    # roots of all states
+    assert meter.calls == rooms + 9
 
 
 def test_no_news_takes_one_round_and_half_a_unit(phone: Device) -> None:

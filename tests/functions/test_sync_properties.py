@@ -125,7 +125,9 @@ def history(user: User, room_id: str) -> list[str]:
 def test_each_device_is_told_everything_once_and_in_order(seed: int, no_faults: None) -> None:
     world = World(random.Random(seed))
     world.users = [register(name) for name in ("anna", "ben", "cleo")]
-    world.devices = [Device(user) for user in world.users for _ in range(2)]
+    # One device of each user builds its state from timelines, the other only from what `state_after` tells.
+    queries: tuple[dict[str, Any], ...] = ({}, {"use_state_after": True})
+    world.devices = [Device(user, query=query) for user in world.users for query in queries]
     world.rooms = [
         create_room(world.users[0], name="open", preset="public_chat"),
         create_room(world.users[1], name="closed", preset="private_chat", invite=[world.users[2].user_id]),

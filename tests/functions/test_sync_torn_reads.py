@@ -9,7 +9,8 @@ from functions.harness import User, call
 from functions.rooms import create_room, follow, path, post, say, texts
 from functions.syncing import Device
 from homeserver.services import sync as service
-from homeserver.services import sync_state
+from homeserver.services import sync_news, sync_state
+from homeserver.services.sync_rooms import RoomTask
 from homeserver.storage import invites, slots, timeline_cache, user_data
 
 pytestmark = pytest.mark.usefixtures("set_up")
@@ -98,7 +99,7 @@ def test_a_room_in_which_the_own_row_is_not_visible_yet(
 ) -> None:
     room_id = create_room(alice, preset="public_chat")
     assert post(phone.user, room_id, "join").status == 200
-    unseen(service, "_views", lambda views: {room: (view[0], None) for room, view in views.items()})
+    unseen(sync_news, "_heads_and_rows", lambda found: ({room: (view[0], None) for room, view in found[0].items()}, {}))
     assert list(told_late(phone, monkeypatch)["rooms"]["join"]) == [room_id]
 
 
@@ -109,16 +110,16 @@ def test_a_rejoin_whose_row_shows_the_end_of_the_stay_before(
     post(phone.user, room_id, "join")
     post(phone.user, room_id, "leave")
     phone.sync()
-    views = service._views
-    before = views(phone.user.user_id, [room_id])
+    read = sync_news._heads_and_rows
+    before = read(phone.user.user_id, [RoomTask(room_id, 0, 1, 1, 0)], ())
     post(phone.user, room_id, "join")
     calls: list[int] = []
 
-    def first_old(user_id: str, room_ids: Any) -> Any:
+    def first_old(*args: Any) -> Any:
         calls.append(1)
-        return before if len(calls) == 1 else views(user_id, room_ids)
+        return before if len(calls) == 1 else read(*args)
 
-    monkeypatch.setattr(service, "_views", first_old)
+    monkeypatch.setattr(sync_news, "_heads_and_rows", first_old)
     assert list(phone.sync()["rooms"]) == ["join"]
 
 
@@ -152,10 +153,10 @@ def test_an_invitation_that_is_newer_than_the_row(phone: Device, alice: User, mo
     post(phone.user, room_id, "leave")
     follow()
     phone.sync()
-    old = service._views(phone.user.user_id, [room_id])
+    old = sync_news._heads_and_rows(phone.user.user_id, [], [room_id])
     assert post(alice, room_id, "invite", {"user_id": phone.user.user_id}).status == 200
     follow()
-    monkeypatch.setattr(service, "_views", lambda *_: old)
+    monkeypatch.setattr(sync_news, "_heads_and_rows", lambda *_: old)
     assert list(told_late(phone, monkeypatch)["rooms"]["invite"]) == [room_id]
 
 

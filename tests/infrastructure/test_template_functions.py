@@ -144,8 +144,20 @@ def test_only_those_who_sign_know_where_the_signing_key_is() -> None:
     allowed = {
         name for name, f in FUNCTIONS.items() for s in f.statements if "ssm:GetParameter" in as_list(s["Action"])
     }
-    # A profile change and a deactivation write membership events.
-    assert told == allowed == {"client_account", "client_user", "client_rooms", "client_events", "server_setup"}
+    # A profile change and a deactivation write membership events; the keys that are published are signed.
+    assert (
+        told
+        == allowed
+        == {
+            "federation_keys",
+            "client_account",
+            "client_user",
+            "client_rooms",
+            "client_events",
+            "server_admin",
+            "server_setup",
+        }
+    )
     writers = {
         name for name, f in FUNCTIONS.items() for s in f.statements if "ssm:PutParameter" in as_list(s["Action"])
     }
@@ -222,7 +234,8 @@ def test_no_function_that_answers_unknown_requests_may_write() -> None:
 def test_passwords_and_tokens_are_out_of_reach_of_all_but_the_functions_of_accounts() -> None:
     accounts = STACK.child("DataStack").output("AccountsTableArn")
     reach = {n for n, f in FUNCTIONS.items() for s in f.statements if accounts in as_list(s["Resource"])}
-    assert reach == {"client_login", "client_account"}
+    # Who asks for a notice must be an administrator, and the server's own account is made with the first one.
+    assert reach == {"client_login", "client_account", "server_admin"}
 
 
 def test_sam_adds_no_rights_but_logging_and_reading_sources() -> None:

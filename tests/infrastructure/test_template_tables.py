@@ -24,8 +24,12 @@ KEYS = {
     "Profiles": [("user", "S")],
     "UserData": [("user", "S"), ("k", "S")],
     "Server": [("k", "S")],
+    "Search": [("room", "S"), ("bucket", "N")],
+    "Reports": [("month", "S"), ("k", "S")],
+    "Listings": [("list", "S"), ("k", "S")],
+    "ServerKeys": [("server", "S"), ("k", "S")],
 }
-EXPIRING = {"Transactions", "Tokens", "Sessions", "Limits"}
+EXPIRING = {"Transactions", "Tokens", "Sessions", "Limits", "ServerKeys"}
 
 TABLES: dict[str, dict[str, Any]] = {
     logical_id.removesuffix("Table"): resource for logical_id, resource in DATA.resources("AWS::DynamoDB::Table")

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from homeserver.matrix import state_tree
-from homeserver.matrix.state_tree import EMPTY_ROOT, LEAF_LIMIT, build, diff, get_many, items, update
+from homeserver.matrix.state_tree import EMPTY_ROOT, LEAF_LIMIT, build, diff, get_many, get_many_of, items, update
 
 
 class MemoryNodes(dict[bytes, bytes]):
@@ -279,3 +279,23 @@ def test_type_codes_of_the_future_are_refused():
     nodes[bytes(20)] = b"\x10\xfe\x00" + bytes(33)
     with pytest.raises(ValueError, match="unknown type code 254"):
         items(nodes, bytes(20))
+
+
+def test_several_trees_are_searched_together_a_round_a_level():
+    nodes, trees, root, state = MemoryNodes(), {}, EMPTY_ROOT, {}
+    for generation in range(6):
+        step = (
+            members(400, generation)
+            if generation == 0
+            else {("m.room.member", "@user7:example.org"): event_id(generation)}
+        )
+        tree = update(nodes, root, step)
+        nodes.update(tree.new_nodes)
+        root, state = tree.root, {**state, **step}
+        trees[root] = state
+    wanted = [("m.room.member", "@user7:example.org"), ("m.room.member", "@user8:example.org"), ("m.room.name", "")]
+    nodes.rounds = 0
+    found = get_many_of(nodes, [*trees, EMPTY_ROOT], wanted)
+    assert nodes.rounds == 2
+    assert found.pop(EMPTY_ROOT) == {}
+    assert found == {root: {key: state[key] for key in wanted if key in state} for root, state in trees.items()}

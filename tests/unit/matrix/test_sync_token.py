@@ -22,6 +22,7 @@ tokens = st.builds(
     ephemeral=vectors,
     streams=streams,
     base=st.integers(0, MAX_VARINT),
+    typing=st.just({}) | vectors,
 )
 
 
@@ -95,6 +96,15 @@ def test_the_bytes_of_a_known_token_never_change():
             b"\x01\x01\x00\x02"  # one run: slot 1
         )
     )
+
+
+def test_a_token_that_knows_of_typing_users_is_of_the_second_version():
+    token = SyncToken(3, user_tag(ALICE), {0: 7}, {0: 2}, typing={0: 1_000})
+    raw = urlsafe_b64decode(token.encode()[1:] + "==")
+    assert raw == b"\x02\x03" + user_tag(ALICE) + b"\0\0" + b"\x01\0\0\x07" + b"\x01\0\0\x02" + b"\x01\0\0\xe8\x07"
+    assert SyncToken.decode(token.encode(), user_id=ALICE).typing == {0: 1_000}
+    with pytest.raises(InvalidParam):
+        SyncToken.decode(as_text(b"\x02" + raw[1:-5] + b"\0"), user_id=ALICE)
 
 
 def test_zeros_say_the_same_as_nothing():

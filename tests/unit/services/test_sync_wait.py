@@ -259,6 +259,12 @@ def test_being_ahead_is_decided_for_each_component() -> None:
     assert is_ahead(Inbox({0: SlotState(4, 1)}, {"invites": 2}), token)
 
 
+def test_that_somebody_stopped_typing_is_news_by_the_time() -> None:
+    token = SyncToken(EPOCH, user_tag(ALICE), {0: 5}, typing={0: 9_000})
+    assert not is_ahead(Inbox({0: SlotState(5)}), token, now=8.9)
+    assert is_ahead(Inbox({0: SlotState(5)}), token, now=9.0)
+
+
 # ── Long tokens ──────────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -73,6 +73,13 @@ class UnknownToken(MatrixError):
     errcode = "M_UNKNOWN_TOKEN"
 
 
+class Unauthorized(MatrixError):
+    """A request of another server that is not signed as it must be."""
+
+    status = 401
+    errcode = "M_UNAUTHORIZED"
+
+
 class Forbidden(MatrixError):
     """The requester may not do this."""
 

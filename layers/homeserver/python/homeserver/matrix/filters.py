@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from homeserver.matrix.errors import BadJson, InvalidParam
+from homeserver.matrix.relations import relation_of
 
 T = TypeVar("T")
 
@@ -105,6 +106,7 @@ class RoomEventFilter(_EventConditions):
 
     `related_by_senders` and `related_by_rel_types` want events that have a relation of such a type from such a sender
     pointing at them. They need the room's relations and are left to who reads those: `matches` does not look at them.
+    `rel_types` and `not_rel_types` (MSC3874) are about the event's own relation; None among them is to have none.
     """
 
     rooms: frozenset[str] | None = None
@@ -115,6 +117,8 @@ class RoomEventFilter(_EventConditions):
     unread_thread_notifications: bool = False
     related_by_senders: frozenset[str] | None = None
     related_by_rel_types: frozenset[str] | None = None
+    rel_types: frozenset[str | None] | None = None
+    not_rel_types: frozenset[str | None] = frozenset()
 
     @property
     def excludes_everything(self) -> bool:
@@ -133,10 +137,18 @@ class RoomEventFilter(_EventConditions):
         """Whether an event passes, all but its relations. `event` has `type`, and `sender` and `content` if any."""
         if not self.includes_room(room_id) or not self._passes(event["type"], event.get("sender")):
             return False
+        if (self.rel_types is not None or self.not_rel_types) and not self._passes_own_relation(event):
+            return False
         if self.contains_url is None:
             return True
         content = event.get("content")
         return (isinstance(content, Mapping) and "url" in content) is self.contains_url
+
+    def _passes_own_relation(self, event: Mapping[str, Any]) -> bool:
+        content = event.get("content")
+        relation = relation_of(content) if isinstance(content, Mapping) else None
+        rel_type = relation.rel_type if relation is not None else None
+        return rel_type not in self.not_rel_types and (self.rel_types is None or rel_type in self.rel_types)
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,6 +298,12 @@ def _names(value: Any, path: str) -> frozenset[str]:
     return frozenset(_strings(value, path))
 
 
+def _rel_types(value: Any, path: str) -> frozenset[str | None]:
+    if not isinstance(value, list) or not all(entry is None or isinstance(entry, str) for entry in value):
+        raise BadJson(f"{path} is not an array of strings")
+    return frozenset(value)
+
+
 def _types(value: Any, path: str) -> TypePatterns:
     return TypePatterns.of(_strings(value, path))
 
@@ -320,6 +338,8 @@ def _room_event_filter(value: Any, path: str) -> RoomEventFilter:
         unread_thread_notifications=_value(obj, "unread_thread_notifications", _boolean, False, path),
         related_by_senders=_value(obj, "related_by_senders", _user_ids, None, path),
         related_by_rel_types=_value(obj, "related_by_rel_types", _names, None, path),
+        rel_types=_value(obj, "org.matrix.msc3874.rel_types", _rel_types, None, path),
+        not_rel_types=_value(obj, "org.matrix.msc3874.not_rel_types", _rel_types, frozenset(), path),
     )
 
 

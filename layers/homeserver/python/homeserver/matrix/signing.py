@@ -84,6 +84,13 @@ def verify_signed_json(obj: Mapping[str, Any], server_name: str, verify_keys: Ma
     _verify(obj, message, server_name, verify_keys)
 
 
+def verify_message(
+    message: bytes, signatures: Mapping[str, str], server_name: str, verify_keys: Mapping[str, bytes]
+) -> None:
+    """Check a server's signatures (by key ID) on bytes, by the rules of `verify_signed_json`. Raises SignatureError."""
+    _verify({"signatures": {server_name: dict(signatures)}}, message, server_name, verify_keys)
+
+
 def sign_event(pdu: Mapping[str, Any], rules: RoomVersionRules, server_name: str, key: SigningKey) -> dict[str, Any]:
     """A copy of an event with this server's signature added. The event has its content hash already.
 

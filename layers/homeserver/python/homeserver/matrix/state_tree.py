@@ -40,7 +40,18 @@ from homeserver.matrix.state_nodes import (
     path_step,
 )
 
-__all__ = ["EMPTY_ROOT", "LEAF_LIMIT", "Key", "TreeUpdate", "build", "diff", "get_many", "items", "update"]
+__all__ = [
+    "EMPTY_ROOT",
+    "LEAF_LIMIT",
+    "Key",
+    "TreeUpdate",
+    "build",
+    "diff",
+    "get_many",
+    "get_many_of",
+    "items",
+    "update",
+]
 
 LEAF_LIMIT = 3960
 _MAX_DEPTH = 64
@@ -97,26 +108,32 @@ def build(entries: Mapping[Key, str]) -> TreeUpdate:
 
 def get_many(nodes: TreeNodes, root: bytes, keys: Iterable[Key]) -> dict[Key, str]:
     """The event IDs of those of the keys that the tree has."""
+    return get_many_of(nodes, [root], keys)[root]
+
+
+def get_many_of(nodes: TreeNodes, roots: Iterable[bytes], keys: Iterable[Key]) -> dict[bytes, dict[Key, str]]:
+    """The same of several trees by root; all of them are read together, level by level."""
     reader = _Reader(nodes)
-    found: dict[Key, str] = {}
+    found: dict[bytes, dict[Key, str]] = {root: {} for root in roots}
     wanted = [(key, encoded, key_hash(encoded)) for key, encoded in ((key, encode_key(key)) for key in keys)]
-    level = {root: wanted} if wanted else {}
+    # By node: which tree is searched there for what. Trees that share a node are searched apart all the same.
+    level = {root: [(root, *search) for search in wanted] for root in found} if wanted else {}
     depth = 0
     while level:
         reader.fetch(level)
-        below: dict[bytes, list[tuple[Key, bytes, bytes]]] = {}
+        below: dict[bytes, list[tuple[bytes, Key, bytes, bytes]]] = {}
         for node_id, searched in level.items():
             node = reader.node(node_id)
             if isinstance(node, Internal):
                 for search in searched:
-                    child = node.children.get(path_step(search[2], depth))
+                    child = node.children.get(path_step(search[3], depth))
                     if child is not None:
                         below.setdefault(child.id, []).append(search)
             else:
-                for key, encoded, _ in searched:
+                for root, key, encoded, _ in searched:
                     event = node.get(encoded)
                     if event is not None:
-                        found[key] = decode_event_id(event)
+                        found[root][key] = decode_event_id(event)
         level = below
         depth += 1
     return found

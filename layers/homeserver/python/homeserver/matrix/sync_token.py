@@ -6,10 +6,11 @@ from outside, so they are untrusted: anything malformed raises InvalidParam, and
 
 Encoding: `s` and the unpadded base64url of
 
-    1 (version), epoch, user tag (4 bytes), base,
+    1 (version; 2 if somebody was typing), epoch, user tag (4 bytes), base,
     number of streams, per stream: code (1 byte), number; codes ascending
     positions, then ephemeral numbers, each as runs of neighbouring slots:
         number of runs, per run: slots skipped since the run before, length - 1, that many numbers above 0
+    only in version 2: the times at which typing ends, in the same form
 
 where every integer is a varint. A vector without holes costs its numbers and three bytes, a sparse one three bytes an
 entry. Equal tokens have equal encodings.
@@ -30,7 +31,7 @@ from homeserver.matrix.varint import encode_varint, read_varint
 
 MAX_SLOT = 100_000
 MAX_TOKEN_LENGTH = 65_536
-_VERSION = 1
+_VERSION, _WITH_TYPING = 1, 2
 _USER_TAG_BYTES = 4
 _STREAM_CODES = {"account_data": 1, "invites": 2, "to_device": 3, "device_lists": 4, "presence": 5}
 _STREAMS = {code: name for name, code in _STREAM_CODES.items()}
@@ -83,8 +84,9 @@ class SyncToken:
 
     `epoch` is the store's: a token of an older one answers with limited timelines and full state. `positions` are
     slot -> last delivered live position, `ephemeral` slot -> last delivered ephemeral number; absent or 0 means never
-    told. `streams` are numbers of the account-wide streams by name. `base`, when not 0, numbers a stored vector that
-    `positions` only amends.
+    told. `typing` are the slots of rooms that were told to have somebody typing -> the time in milliseconds at which
+    the first of them stops. `streams` are numbers of the account-wide streams by name. `base`, when not 0, numbers
+    stored vectors that `positions` and `ephemeral` only amend.
     """
 
     epoch: int
@@ -93,10 +95,12 @@ class SyncToken:
     ephemeral: Mapping[int, int] = field(default_factory=dict)
     streams: Mapping[str, int] = field(default_factory=dict)
     base: int = 0
+    typing: Mapping[int, int] = field(default_factory=dict)
 
-    def with_base(self, positions: Mapping[int, int]) -> "SyncToken":
-        """The token with the positions of its stored base filled in: complete, and without a base."""
-        return replace(self, positions={**positions, **self.positions}, base=0)
+    def with_base(self, positions: Mapping[int, int], ephemeral: Mapping[int, int] | None = None) -> "SyncToken":
+        """The token with the vectors of its stored base filled in: complete, and without a base."""
+        merged = {**(ephemeral or {}), **self.ephemeral}
+        return replace(self, positions={**positions, **self.positions}, ephemeral=merged, base=0)
 
     def room_token(self, slot: int) -> RoomToken:
         """Where the timeline of a slot's room ended for this token. Raises ValueError while the base is missing."""
@@ -109,7 +113,8 @@ class SyncToken:
         if len(self.user_tag) != _USER_TAG_BYTES:
             raise ValueError("a user tag has four bytes")
         told = sorted((_STREAM_CODES[name], number) for name, number in self.streams.items() if number)
-        out = bytearray([_VERSION])
+        is_typing = any(self.typing.values())
+        out = bytearray([_WITH_TYPING if is_typing else _VERSION])
         out += encode_varint(self.epoch)
         out += self.user_tag
         out += encode_varint(self.base)
@@ -119,6 +124,8 @@ class SyncToken:
             out += encode_varint(number)
         _append_vector(out, self.positions)
         _append_vector(out, self.ephemeral)
+        if is_typing:
+            _append_vector(out, self.typing)
         return "s" + urlsafe_b64encode(out).rstrip(b"=").decode()
 
     @classmethod
@@ -172,7 +179,7 @@ def _decode(text: str) -> SyncToken:
     data = urlsafe_b64decode(encoded + "=" * (-len(encoded) % 4))
     if urlsafe_b64encode(data).rstrip(b"=").decode() != encoded:
         raise ValueError("the last character has bits that mean nothing")
-    if data[0] != _VERSION:
+    if data[0] not in {_VERSION, _WITH_TYPING}:
         raise ValueError("unknown version")
     epoch, at = read_varint(data, 1)
     tag = data[at : at + _USER_TAG_BYTES]
@@ -189,9 +196,14 @@ def _decode(text: str) -> SyncToken:
         last_code = code
     positions, at = _read_vector(data, at)
     ephemeral, at = _read_vector(data, at)
+    typing: dict[int, int] = {}
+    if data[0] == _WITH_TYPING:
+        typing, at = _read_vector(data, at)
+        if not typing:
+            raise ValueError("where nobody is typing the version is the first")
     if at != len(data):
         raise ValueError("there is more than a token")
-    return SyncToken(epoch, tag, positions, ephemeral, streams, base)
+    return SyncToken(epoch, tag, positions, ephemeral, streams, base, typing)
 
 
 def _read_vector(data: bytes, at: int) -> tuple[dict[int, int], int]:

@@ -83,13 +83,18 @@ def requester_of(token: str) -> Requester:
     return Requester(record.user, record.device, record.hash, bool(record.guest))
 
 
-def _new_pair(user_id: str, device_id: str, *, refreshable: bool, rotated: bool) -> tuple[IssuedTokens, list[Token]]:
-    """Fresh tokens, and the records to store. `rotated`: they come from a refresh."""
+def _new_pair(
+    user_id: str, device_id: str, *, refreshable: bool, rotated: bool, guest: bool = False
+) -> tuple[IssuedTokens, list[Token]]:
+    """Fresh tokens, and the records to store. `rotated`: they come from a refresh. Guests get no refresh token."""
     now = now_ms()
     localpart = localpart_of(user_id)
     unused = True if rotated else None
     text = format_token(ACCESS, localpart, secrets.token_bytes(RANDOM_BYTES))
     access = Token(token_hash(text), kind=tokens.ACCESS, user=user_id, device=device_id, unused=unused)
+    if guest:
+        access.guest = True
+        return IssuedTokens(text), [access]
     if not refreshable:
         return IssuedTokens(text), [access]
     refresh_text = format_token(REFRESH, localpart, secrets.token_bytes(RANDOM_BYTES))
@@ -116,13 +121,15 @@ def issue_tokens(
     display_name: str | None,
     refreshable: bool,
     address: str,
+    guest: bool = False,
 ) -> IssuedTokens:
     """Add a login to a transaction: tokens for a device, which is made if `device` (as it was read) is None.
 
-    The tokens that the device had are revoked: a device has one session. The transaction's label `device` fails if
+    `guest`: whoever shows the token may do what guests may. The tokens that the device had are revoked: a device has
+    one session. The transaction's label `device` fails if
     the device has changed since it was read.
     """
-    issued, records = _new_pair(user_id, device_id, refreshable=refreshable, rotated=False)
+    issued, records = _new_pair(user_id, device_id, refreshable=refreshable, rotated=False, guest=guest)
     hashes = {record.hash for record in records}
     for record in records:
         transaction.put(f"token/{record.hash}", record)

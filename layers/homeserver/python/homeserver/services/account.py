@@ -12,6 +12,7 @@ from homeserver.observability import fault_point
 from homeserver.services.access_tokens import Requester, revoke_all_devices, revoke_device
 from homeserver.services.attempts import attempts
 from homeserver.services.passwords import check_new_password, hash_password
+from homeserver.services.user_index import forget_user
 from homeserver.services.user_interactive_auth import Flows, Operation, Password, authorise
 from homeserver.storage.accounts import ACCOUNT, Account, load_account
 from homeserver.storage.connection import Transaction, TransactionCancelled
@@ -98,6 +99,7 @@ def deactivate(requester: Requester, body: Mapping[str, Any]) -> str:
 
     leave_all_rooms(user_id)
     fault_point("account.rooms_left")
+    forget_user(user_id)
 
     def end(transaction: Transaction) -> None:
         actions = [Account.deactivated.set(True), Account.deactivating.remove(), Account.password.remove()]

@@ -3,7 +3,7 @@
 Source: client-server API v1.19, "Client Config".
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from homeserver.matrix.canonical_json import NotCanonical, encode_lenient
@@ -54,14 +54,27 @@ def write_account_data(user_id: str, room_id: str | None, data_type: str, conten
     Raises BadJson for content nested too deep, TooLarge above 256 KiB, LimitExceeded when other writers of the same
     user win until the time is over.
     """
-    try:
-        content_json = encode_lenient(dict(content))
-    except NotCanonical as error:
-        raise BadJson(f"The content cannot be stored: {error}") from error
-    if len(content_json) > MAX_CONTENT_BYTES:
-        raise TooLarge(f"Account data has at most {MAX_CONTENT_BYTES} bytes.")
+    content_json = _encoded(content)
+    change_account_data(user_id, room_id, data_type, lambda _: content_json)
+
+
+def change_account_data(
+    user_id: str,
+    room_id: str | None,
+    data_type: str,
+    change: Callable[[dict[str, Any]], Mapping[str, Any] | bytes | None],
+) -> None:
+    """Change account data by what it is now, whoever else writes at the same time; announce it to the user's devices.
+
+    `change` makes the new content, or its JSON, of the old one (empty if there is none yet), and None to leave it. It
+    is called once a try. Content that is there already is not written again. Raises as `write_account_data` does.
+    """
     for _ in attempts("The account data"):
         stored, number = user_data.load_with_stream(user_id, room_id, data_type)
+        changed = change(stored.content if stored is not None else {})
+        if changed is None:
+            return
+        content_json = changed if isinstance(changed, bytes) else _encoded(changed)
         if stored is not None and stored.content_json == content_json:
             return
         try:
@@ -71,10 +84,25 @@ def write_account_data(user_id: str, room_id: str | None, data_type: str, conten
         return
 
 
-def _check(requester: Requester, user_id: str, data_type: str, room_id: str | None) -> None:
+def _encoded(content: Mapping[str, Any]) -> bytes:
+    try:
+        content_json = encode_lenient(dict(content))
+    except NotCanonical as error:
+        raise BadJson(f"The content cannot be stored: {error}") from error
+    if len(content_json) > MAX_CONTENT_BYTES:
+        raise TooLarge(f"Account data has at most {MAX_CONTENT_BYTES} bytes.")
+    return content_json
+
+
+def check_owner(requester: Requester, user_id: str, room_id: str | None = None) -> None:
+    """Raises Forbidden for data of another user, InvalidParam for a malformed room ID."""
     if requester.user_id != user_id:
         raise Forbidden("A user has access to their own account data only.")
     if room_id is not None and not is_room_id(room_id):
         raise InvalidParam("This is not a room ID.")
+
+
+def _check(requester: Requester, user_id: str, data_type: str, room_id: str | None) -> None:
+    check_owner(requester, user_id, room_id)
     if not data_type or not fits_identifier(data_type):
         raise InvalidParam("The type of account data has 1 to 255 bytes.")

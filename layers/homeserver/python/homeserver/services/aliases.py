@@ -43,11 +43,6 @@ def add_alias(transaction: Transaction, alias: str, room_id: str, creator: str) 
     transaction.put("room alias", RoomAlias(room_id, _PREFIX + alias))
 
 
-def publish(transaction: Transaction, room_id: str) -> None:
-    """Add to a transaction: the room is in the published directory (label `published`)."""
-    transaction.put("published", Alias(f"published/{room_id}", room=room_id, creator="", created=now_ms()))
-
-
 def create_alias(requester: Requester, alias: str, room_id: str) -> None:
     """Point a new alias to a room that the requester is in.
 

@@ -4,7 +4,7 @@ Source: client-server API v1.19, "Creation"; room version 12 for what creators a
 """
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -13,19 +13,24 @@ from homeserver.matrix.errors import AuthRuleViolation, BadJson, InvalidParam, M
 from homeserver.matrix.event_builder import EventDraft
 from homeserver.matrix.identifiers import is_user_id
 from homeserver.matrix.room_versions import DEFAULT_ROOM_VERSION, ROOM_VERSIONS, RoomVersionRules
+from homeserver.observability import log
 from homeserver.services import rate_limits
 from homeserver.services.access_tokens import Requester
-from homeserver.services.aliases import add_alias, check_local_alias, publish
+from homeserver.services.aliases import add_alias, check_local_alias
 from homeserver.services.attempts import attempts
+from homeserver.services.invite_permissions import check_wants_invites, permission_key
 from homeserver.services.membership import member_profile
+from homeserver.services.notice_rooms import notices_user
 from homeserver.services.room_draft import Raced, RoomDraft
 from homeserver.services.send_event import check_can_invite, keys_for, local_users_of
+from homeserver.services.third_party_invites import AddressInvite, invite_stranger, take_invite, user_behind
 from homeserver.settings import settings
 from homeserver.storage.connection import Key, TransactionCancelled, batch_get, in_parallel
 from homeserver.storage.inbox import Counters
 from homeserver.storage.inbox_shards import COUNTERS
 from homeserver.storage.profiles import Profile
 from homeserver.storage.room_items import Alias
+from homeserver.storage.room_previews import publish_new
 from homeserver.storage.rooms import load_room
 
 
@@ -47,6 +52,7 @@ PRESETS = {
 # Keys of m.room.create that the server alone decides.
 _SERVER_KEYS = frozenset({"creator", "room_version"})
 _MOST_INVITES = 100
+_MOST_ADDRESSES = 5  # each is up to three questions to an identity server
 _MOST_INITIAL_STATE = 200
 
 
@@ -61,10 +67,13 @@ class RoomRequest:
     name: str | None = None
     topic: str | None = None
     invite: Sequence[str] = ()
+    invite_3pid: Sequence[AddressInvite] = ()
     is_direct: bool = False
     initial_state: Sequence[Mapping[str, Any]] = ()
     creation_content: Mapping[str, Any] = field(default_factory=dict)
     power_level_override: Mapping[str, Any] = field(default_factory=dict)
+    # What else is written when the room is made, and only then: called with the transaction and `room_id`
+    also: Callable[..., None] | None = None
 
 
 def create_room(requester: Requester, request: RoomRequest) -> str:
@@ -72,10 +81,13 @@ def create_room(requester: Requester, request: RoomRequest) -> str:
 
     One commit holds everything up to about 25 events. What goes beyond (long initial states, many invitations) is
     authorised before anything is written and follows in further commits. Invited users of this server need not exist
-    (see `check_can_invite`); naming one twice, or oneself, changes nothing.
+    (see `check_can_invite`); naming one twice, or oneself, changes nothing. Identity servers are asked for users of
+    addresses before the room is made, and to keep invitations for the others once there is a room to invite to: if that
+    fails then, the room is there without the invitation.
 
-    Raises MatrixError with M_UNSUPPORTED_ROOM_VERSION, M_ROOM_IN_USE (the alias exists), M_INVALID_ROOM_STATE (the
-    initial state contradicts itself), or what is wrong with a parameter.
+    Raises M_INVITE_BLOCKED if one of the invited wants no invitations, what `user_behind` raises, MatrixError with
+    M_UNSUPPORTED_ROOM_VERSION, M_ROOM_IN_USE (the alias exists), M_INVALID_ROOM_STATE (the initial state contradicts
+    itself), or what is wrong with a parameter.
     """
     rules = ROOM_VERSIONS.get(request.room_version)
     if rules is None:
@@ -85,17 +97,22 @@ def create_room(requester: Requester, request: RoomRequest) -> str:
     _check(request, rules)
 
     user_id = requester.user_id
-    invited = list(dict.fromkeys(user for user in request.invite if user != user_id))
+    bound, strangers = _behind_addresses(requester, request.invite_3pid)
+    invited = list(dict.fromkeys(user for user in (*request.invite, *bound) if user != user_id))
     counters_key: Key = (Counters, user_id, COUNTERS)
     alias_key: list[Key] = [(Alias, alias, None)] if alias else []
-    keys: list[Key] = [counters_key, *alias_key, *((Profile, user, None) for user in (user_id, *invited))]
+    permissions = {user: permission_key(user) for user in local_users_of(invited)}
+    profile_keys: list[Key] = [(Profile, user, None) for user in (user_id, *invited)]
+    keys: list[Key] = [counters_key, *alias_key, *profile_keys, *permissions.values()]
     for attempt in attempts("The server"):
         found, _ = in_parallel(
             lambda: batch_get(keys, consistent=True),
-            (lambda: None) if attempt else (lambda: rate_limits.take_send(user_id)),
+            (lambda: None) if attempt or user_id == notices_user() else (lambda: rate_limits.take_send(user_id)),
         )
         if any(key in found for key in alias_key):
             raise _alias_in_use(alias)
+        for permission in permissions.values():
+            check_wants_invites(found.get(permission))
         profiles = {user: member_profile(found.get((Profile, user, None))) for user in (user_id, *invited)}
         drafts = _drafts(user_id, request, preset, rules, alias=alias, invited=invited, profiles=profiles)
         room = RoomDraft(None, rules, room_id=_new_room_id(rules), counters={user_id: found.get(counters_key)})
@@ -103,7 +120,9 @@ def create_room(requester: Requester, request: RoomRequest) -> str:
         if alias:
             room.extras.append(partial(add_alias, alias=alias, room_id=room.room_id or "", creator=user_id))
         if request.visibility == "public":
-            room.extras.append(partial(publish, room_id=room.room_id or ""))
+            room.extras.append(partial(publish_new, room_id=room.room_id or ""))
+        if request.also is not None:
+            room.extras.append(partial(request.also, room_id=room.room_id or ""))
         try:
             room.commit()
         except Raced as raced:
@@ -114,12 +133,33 @@ def create_room(requester: Requester, request: RoomRequest) -> str:
     room_id = room.room_id or ""
     while rest:
         rest = _commit_more(room_id, rest, user_id)
+    for address in strangers:
+        try:
+            invite_stranger(requester, room_id, address)
+        except MatrixError as error:
+            log.warning("%s made %s without an invitation by address: %s", user_id, room_id, error)
     return room_id
+
+
+def _behind_addresses(requester: Requester, invites: Sequence[AddressInvite]) -> tuple[list[str], list[AddressInvite]]:
+    """The users who bound the addresses, and the addresses that nobody bound."""
+    bound, strangers = [], []
+    for invite in invites:
+        take_invite(requester)
+        user_id = user_behind(invite)
+        if user_id is None:
+            strangers.append(invite)
+        else:
+            check_can_invite(user_id)
+            bound.append(user_id)
+    return bound, strangers
 
 
 def _check(request: RoomRequest, rules: RoomVersionRules) -> None:
     if len(request.invite) > _MOST_INVITES:
         raise InvalidParam(f"At most {_MOST_INVITES} users can be invited while a room is made.")
+    if len(request.invite_3pid) > _MOST_ADDRESSES:
+        raise InvalidParam(f"At most {_MOST_ADDRESSES} addresses can be invited while a room is made.")
     if len(request.initial_state) > _MOST_INITIAL_STATE:
         raise InvalidParam(f"At most {_MOST_INITIAL_STATE} events can be in initial_state.")
     for user_id in request.invite:

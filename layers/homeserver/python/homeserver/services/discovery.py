@@ -4,9 +4,12 @@ Source: client-server API v1.19, "API Versions", "Server Discovery", "Server adm
 """
 
 from typing import Any
+from urllib.parse import urlsplit
 
+from homeserver import __version__
 from homeserver.matrix.errors import NotFound
 from homeserver.matrix.identifiers import is_server_name, is_user_id
+from homeserver.matrix.server_discovery import parse_server_name
 from homeserver.settings import settings
 from homeserver.storage.server import load_identity
 
@@ -17,8 +20,19 @@ from homeserver.storage.server import load_identity
 # them against those releases.
 VERSIONS = ("v1.1",)
 
-# What works although its release is not listed: profile fields of any name.
-UNSTABLE_FEATURES = {"uk.tcpip.msc4133.stable": True}
+# What works although its release is not listed: profile fields of any name, private read receipts and the markers that
+# may come with them, receipts for threads, mutual rooms, threads, relations of relations, filters by
+# the type of relation.
+UNSTABLE_FEATURES = {
+    "uk.tcpip.msc4133.stable": True,
+    "org.matrix.msc2285.stable": True,
+    "org.matrix.msc3771": True,
+    "org.matrix.msc3440.stable": True,
+    "org.matrix.msc3981": True,
+    "org.matrix.msc3874": True,
+    "uk.half-shot.msc2666.query_mutual_rooms": True,
+    "uk.half-shot.msc2666.query_mutual_rooms.stable": True,
+}
 
 
 def versions() -> dict[str, Any]:
@@ -49,9 +63,30 @@ def client_information(scheme: str, host: str) -> dict[str, Any]:
     return {"m.homeserver": {"base_url": base_url(scheme, host)}}
 
 
-def server_information() -> dict[str, Any]:
-    """The body of `/.well-known/matrix/server`. Raises NotFound: other servers find nothing to talk to here."""
-    raise NotFound("This server does not take part in federation.")
+def server_information(scheme: str, host: str) -> dict[str, Any]:
+    """The body of `/.well-known/matrix/server`: where other servers reach this one, with its port.
+
+    That is at the public base URL or the API's domain, if the operator set one, else at the address that was asked.
+    Raises NotFound where federation is off, and for a request at an address that other servers cannot use.
+    """
+    if not settings().federation:
+        raise NotFound("This server does not take part in federation.")
+    if settings().api_domain:
+        return {"m.server": f"{settings().api_domain}:443"}
+    if settings().public_base_url:
+        scheme, host = urlsplit(settings().public_base_url)[:2]
+    try:
+        name = parse_server_name(host)
+    except ValueError:
+        name = None
+    if scheme != "https" or name is None:
+        raise NotFound("Other servers do not reach this one at this address.")
+    return {"m.server": name.text if name.port else f"{name.text}:443"}
+
+
+def software() -> dict[str, Any]:
+    """The body of `GET /_matrix/federation/v1/version`."""
+    return {"server": {"name": "Eigenserver", "version": __version__}}
 
 
 def support_information(admin_contact: str) -> dict[str, Any]:

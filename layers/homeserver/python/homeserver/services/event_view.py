@@ -13,8 +13,19 @@ from homeserver.services.clock import now_ms
 from homeserver.storage.timeline import Entry
 
 
-def show(entry: Entry, room_id: str | None, requester: Requester) -> dict[str, Any]:
-    """A timeline entry in client format; `room_id` None leaves it out, as `/sync` does. Not for markers."""
+def show(
+    entry: Entry,
+    room_id: str | None,
+    requester: Requester,
+    *,
+    membership: str | None = None,
+    relations: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """A timeline entry in client format; `room_id` None leaves it out, as `/sync` does. Not for markers.
+
+    `membership` is the requester's at the event (`Reader.membership_at`), `relations` its bundled aggregations
+    (`services.aggregations`).
+    """
     pdu = entry.pdu
     if pdu is None or entry.event_id is None:
         raise ValueError("a marker is not an event")
@@ -31,6 +42,10 @@ def show(entry: Entry, room_id: str | None, requester: Requester) -> dict[str, A
     if entry.redacted_because is not None:
         because = entry.redacted_because
         unsigned["redacted_because"] = client_event(because["event_id"], room_id, because)
+    if membership is not None:
+        unsigned["membership"] = membership
+    if relations:
+        unsigned["m.relations"] = dict(relations)
     return client_event(entry.event_id, room_id, pdu, unsigned)
 
 

@@ -12,7 +12,9 @@ from homeserver.matrix.filters import RoomEventFilter
 from homeserver.matrix.identifiers import is_event_id
 from homeserver.matrix.sync_token import RoomToken
 from homeserver.services.access_tokens import Requester
-from homeserver.services.event_view import show, show_state
+from homeserver.services.aggregations import show_events
+from homeserver.services.event_view import show_state
+from homeserver.services.related_filter import related_to
 from homeserver.services.room_state import last_before, timeline_token
 from homeserver.services.visibility import Reader, reader_of
 from homeserver.storage.room_items import EventRecord
@@ -65,7 +67,7 @@ def messages(
             break
         size = _PAGE  # much of what was read is hidden
     answer: dict[str, Any] = {
-        "chunk": [show(entry, room_id, requester) for entry in chunk],
+        "chunk": show_events(reader, chunk, requester, room_id),
         "start": start if start is not None else begin.encode(),
     }
     # Forwards the last page has a token too: more may happen.
@@ -79,9 +81,10 @@ def messages(
 def _filtered(reader: Reader, entries: Sequence[Entry], event_filter: RoomEventFilter, room_id: str) -> list[Entry]:
     if event_filter.excludes_everything or not event_filter.includes_room(room_id):
         return []
-    return [
+    passing = [
         entry for entry in reader.visible(entries) if entry.pdu is not None and event_filter.matches(entry.pdu, room_id)
     ]
+    return related_to(reader, passing, event_filter)
 
 
 def members_of_senders(reader: Reader, entries: Iterable[Entry], position: int) -> list[dict[str, Any]]:
@@ -98,12 +101,14 @@ def members_of_senders(reader: Reader, entries: Iterable[Entry], position: int) 
     return [show_state(entry.event, reader.view.room_id) for entry in found.values()]
 
 
-def _entry_of(reader: Reader, event_id: str) -> Entry:
-    """The entry of an event that the reader may see. Raises NotFound for any other."""
+def entry_of(reader: Reader, event_id: str) -> Entry:
+    """The entry of an event that the reader may see, with its aggregate. Raises NotFound for any other."""
     record = EventRecord.fetch(event_id) if is_event_id(event_id) else None
     if record is None or record.room != reader.view.room_id or record.position is None or record.flags:
         raise NotFound("There is no such event in this room.")
-    entry = read_entry(reader.view.room_id, int(record.position))
+    position = int(record.position)
+    # Only what lies before the last change of an aggregate can have one.
+    entry = read_entry(reader.view.room_id, position, aggregate=position < int(reader.view.head.aggregate_position))
     if entry is None or entry.event_id != event_id or not reader.visible([entry]):
         raise NotFound("There is no such event in this room.")
     return entry
@@ -115,7 +120,7 @@ def event(requester: Requester, room_id: str, event_id: str) -> dict[str, Any]:
         reader = reader_of(requester.user_id, room_id)
     except Forbidden as error:
         raise NotFound("There is no such event in this room.") from error
-    return show(_entry_of(reader, event_id), room_id, requester)
+    return show_events(reader, [entry_of(reader, event_id)], requester, room_id)[0]
 
 
 def context(
@@ -123,7 +128,7 @@ def context(
 ) -> dict[str, Any]:
     """An event with up to `limit` events around it, half before and half after, and the state at the last of them."""
     reader = reader_of(requester.user_id, room_id)
-    entry = _entry_of(reader, event_id)
+    entry = entry_of(reader, event_id)
     around = limit // 2
     before_size, after_size = around, limit - around
     low = max(1, entry.position - max(before_size, 1) * 2)
@@ -134,10 +139,11 @@ def context(
     after = [e for e in kept if e.position > entry.position][:after_size]
     last = after[-1] if after else entry
     first = before[0] if before else entry
+    shown = show_events(reader, [*before, entry, *after], requester, room_id)
     return {
-        "event": show(entry, room_id, requester),
-        "events_before": [show(e, room_id, requester) for e in reversed(before)],
-        "events_after": [show(e, room_id, requester) for e in after],
+        "event": shown[len(before)],
+        "events_before": shown[: len(before)][::-1],
+        "events_after": shown[len(before) + 1 :],
         "start": RoomToken.before(first.position).encode(),
         "end": RoomToken(last.position).encode(),
         "state": _state_at(reader, last, [*before, entry, *after], event_filter),

@@ -9,30 +9,49 @@ room_sweep_worker. So the cursor says: everything up to here is in the inboxes, 
 
 The members of a large room (see storage.large_rooms) are moved once, when the room becomes one, and then only whoever
 joins or leaves.
+
+Receipts and typing users are no commits: whoever writes them announces them (services.fanout), through the same queue.
 """
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 from typing import Any
 
-from pynamodb.exceptions import UpdateError, VerboseClientError
+from pynamodb.exceptions import UpdateError
 from pynamodb.expressions.update import Action
 
 from homeserver.adapters.queues import send_json
 from homeserver.matrix import state_tree
 from homeserver.observability import fault_point
-from homeserver.services.followed_memberships import follow_memberships, membership_changes
+from homeserver.services.directory_follow import follow_directory
+from homeserver.services.fanout import (
+    FANOUT_QUEUE,
+    MEMBERS_AT_ONCE,
+    Slot,
+    announce_in_slots,
+    announce_part,
+    ephemeral_part,
+    write,
+)
+from homeserver.services.followed_memberships import changed_members, follow_memberships, membership_changes
+from homeserver.services.room_rows import is_local
+from homeserver.services.room_summary import keep_counts
+from homeserver.services.rows_follow import follow_rows
 from homeserver.storage import large_rooms
-from homeserver.storage.connection import Key, batch_get, connection, in_parallel, query_raw
+from homeserver.storage.connection import Key, batch_get, in_parallel, query_raw
+from homeserver.storage.ephemeral import EPHEMERAL, EphemeralItem
 from homeserver.storage.inbox_shards import advance_request
-from homeserver.storage.room_items import HEAD, Cursor, Head, LocalMember
+from homeserver.storage.room_items import HEAD, INBOX_CURSOR, Cursor, Head, LocalMember
+from homeserver.storage.rooms import load_heads
 
-CURSOR = "cursor/inbox"
-FANOUT_QUEUE = "INBOX_FANOUT_QUEUE"
-MEMBERS_AT_ONCE = 50  # beyond it the queue spreads the writes over several workers
+CURSOR = INBOX_CURSOR
+FAILED_RECORDS_QUEUE = "FAILED_RECORDS_QUEUE"
+MEMBERS_HANDED_OVER = 200  # users whose memberships changed, beyond which those of other servers are another's work
+ROWS_HANDED_OVER = 150  # rows that are brought along before inboxes, beside those of local members
 _LOCAL, _AFTER_LOCAL = "local/", "local0"
-_FIRST_PAGE = MEMBERS_AT_ONCE + 4  # the cursors and the head lie before the members
+_FIRST_PAGE = MEMBERS_AT_ONCE + 4  # the cursors, the ephemeral item and the head lie before the members
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +74,7 @@ class _Room:
     was_large: bool
     members: dict[str, LocalMember] = field(default_factory=dict)
     last_key: str | None = None  # where reading the members has to go on
+    ephemeral: int = 0  # the number that everybody is told
 
     @property
     def is_large(self) -> bool:
@@ -68,6 +88,7 @@ def _read(room_id: str) -> _Room | None:
     head: Head | None = None
     cursor: Cursor | None = None
     members: dict[str, LocalMember] = {}
+    ephemeral = 0
     items = query_raw(Head, room_id, CURSOR, _AFTER_LOCAL, consistent=True, limit=_FIRST_PAGE)
     for raw in items:
         key = raw["k"]["S"]
@@ -75,13 +96,15 @@ def _read(room_id: str) -> _Room | None:
             cursor = Cursor.from_raw_data(raw)
         elif key == HEAD:
             head = Head.from_raw_data(raw)
+        elif key == EPHEMERAL:
+            ephemeral = int(EphemeralItem.from_raw_data(raw).announced or 0)
         elif key.startswith(_LOCAL):
             members[key[len(_LOCAL) :]] = LocalMember.from_raw_data(raw)
     if head is None:
         return None
     position, root = (int(cursor.position), bytes(cursor.root)) if cursor else (0, state_tree.EMPTY_ROOT)
     last_key = items[-1]["k"]["S"] if len(items) == _FIRST_PAGE else None
-    return _Room(head, position, root, bool(cursor and cursor.large), members, last_key)
+    return _Room(head, position, root, bool(cursor and cursor.large), members, last_key, ephemeral)
 
 
 def _read_other_members(room: _Room) -> None:
@@ -91,25 +114,63 @@ def _read_other_members(room: _Room) -> None:
             room.members[raw["k"]["S"][len(_LOCAL) :]] = LocalMember.from_raw_data(raw)
 
 
-def follow_room(room_id: str) -> None:
-    """Bring inboxes, memberships and invitations of a room up to its head, and move the cursor there."""
-    room = _read(room_id)
+def follow_room(room_id: str, *, everything: bool = False) -> None:
+    """Bring rows, inboxes, memberships and invitations of a room up to its head, and move the cursor there.
+
+    Rows and memberships of very many users of other servers are handed over to the queue of failed records, whose
+    worker has the time for them, unless `everything` is to be done here.
+    """
+    room = _read_in_step(room_id, everything=everything)
     if room is None or room.head.position <= room.position:
         return
-    changes = membership_changes(room.head, room.root) if room.head.root != room.root else []
+    changed_ids = changed_members(room.head, room.root) if room.head.root != room.root else {}
+    if len(changed_ids) > MEMBERS_HANDED_OVER and not everything:
+        hand_over = {"from": room.root.hex(), "to": bytes(room.head.root).hex(), "position": room.position}
+        send_json(FAILED_RECORDS_QUEUE, {"room": room_id, "members": hand_over})
+        changed_ids = {user_id: ids for user_id, ids in changed_ids.items() if is_local(user_id)}
+    changes = membership_changes(room_id, room.head.room_version, changed_ids, room.position) if changed_ids else []
     follow_memberships(room_id, changes)
     changed = [change.user_id for change in changes if change.is_local]
     fault_point("follower.before_inboxes")
     moves = _moves(room, changed)
     if len(moves) > MEMBERS_AT_ONCE:
         for start in range(0, len(moves), MEMBERS_AT_ONCE):
-            send_json(FANOUT_QUEUE, _part(room.head, moves[start : start + MEMBERS_AT_ONCE]))
+            send_json(FANOUT_QUEUE, _part(room, moves[start : start + MEMBERS_AT_ONCE]))
             fault_point("follower.between_parts")
     else:
         _make_moves(moves, int(room.head.arrived))
+        announce_in_slots(_missed(room, moves), room.ephemeral)
+    follow_directory(room.head, room.root, room.position, changes)
+    if changes:
+        keep_counts(room.head)
     fault_point("follower.before_cursor")
     _move_cursor(room)
     fault_point("follower.after_cursor")
+
+
+def _read_in_step(room_id: str, *, everything: bool) -> _Room | None:
+    """The room with its rows in step with its state, those of the local members at least."""
+    room = _read(room_id)
+    if room is None or room.head.rows_root == room.head.root:
+        return room
+    if not follow_rows(room_id, most=None if everything else ROWS_HANDED_OVER):
+        send_json(FAILED_RECORDS_QUEUE, {"room": room_id})
+    return _read(room_id)
+
+
+def follow_members(room_id: str, part: dict[str, Any]) -> None:
+    """Bring along what the follower handed over: memberships of users of other servers. Repeating it does no harm."""
+    head = load_heads([room_id]).get(room_id)
+    if head is None:
+        return
+    root, position = bytes.fromhex(part["from"]), int(part["position"])
+    ids = changed_members(head, root, bytes.fromhex(part["to"]))
+    others = {user_id: changed for user_id, changed in ids.items() if not is_local(user_id)}
+    for start in range(0, len(others), MEMBERS_HANDED_OVER):
+        some = dict(islice(others.items(), start, start + MEMBERS_HANDED_OVER))
+        changes = membership_changes(room_id, head.room_version, some, position)
+        follow_memberships(room_id, changes)
+        follow_directory(head, root, position, changes)
 
 
 def _moves(room: _Room, changed: Sequence[str]) -> list[Move]:
@@ -141,35 +202,40 @@ def _move(room: _Room, user_id: str, row: LocalMember) -> Move | None:
     return None
 
 
-def _part(head: Head, moves: Iterable[Move]) -> dict[str, Any]:
+def _missed(room: _Room, moves: Iterable[Move]) -> list[Slot]:
+    """The slots that nothing ephemeral was announced to: of who was not joined, and while the room was a large one."""
+    if not room.ephemeral:
+        return []
+    shrunk = room.was_large and not room.is_large
+    return [(move.user_id, move.slot) for move in moves if shrunk or _has_joined(room, room.members[move.user_id])]
+
+
+def _has_joined(room: _Room, row: LocalMember) -> bool:
+    return row.membership == "join" and int(row.joined_since or 0) > room.position
+
+
+def _part(room: _Room, moves: Sequence[Move]) -> dict[str, Any]:
     listed = [[move.user_id, move.slot, move.position, move.large] for move in moves]
-    return {"room": head.room, "arrived": int(head.arrived), "moves": listed}
+    part = {"room": room.head.room, "arrived": int(room.head.arrived), "moves": listed}
+    missed = _missed(room, moves)
+    return {**part, **ephemeral_part(missed, room.ephemeral)} if missed else part
 
 
 def follow_part(part: dict[str, Any]) -> None:
     """One part of a room with many local members, as the follower put it into the queue. Repeating it does no harm."""
     _make_moves([Move(*move) for move in part["moves"]], part["arrived"])
+    announce_part(part)
     fault_point("fanout.after")
 
 
 def _make_moves(moves: Iterable[Move], arrived: int) -> None:
     calls = []
     for move in moves:
-        calls.append(partial(_write, advance_request(move.user_id, move.slot, move.position, arrived)))
+        calls.append(partial(write, advance_request(move.user_id, move.slot, move.position, arrived)))
         if move.large is not None:
             mark = large_rooms.mark_request(move.user_id, move.slot, move.position, large=move.large)
-            calls.append(partial(_write, mark))
+            calls.append(partial(write, mark))
     in_parallel(*calls)
-
-
-def _write(request: dict[str, Any]) -> None:
-    try:
-        connection().dispatch("UpdateItem", request)
-    except VerboseClientError as error:
-        # The inbox is there already, or further: another run of the follower, or the user's own commit, was quicker.
-        if error.response["Error"].get("Code") != "ConditionalCheckFailedException":
-            raise
-    fault_point("follower.between_inboxes")
 
 
 def _move_cursor(room: _Room) -> None:

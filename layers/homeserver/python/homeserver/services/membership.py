@@ -1,9 +1,11 @@
 """Membership: join, invite, leave, kick, ban, unban, forget, and the profile that a membership carries.
 
-Source: client-server API v1.19, "Room membership".
+Source: client-server API v1.19, "Room membership". Whatever changes a membership goes through `change_membership`.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from homeserver.matrix.errors import Forbidden, InvalidParam, MatrixError, NotFound
@@ -11,21 +13,35 @@ from homeserver.matrix.event import Event
 from homeserver.matrix.event_builder import EventDraft
 from homeserver.matrix.identifiers import domain_of, is_user_id
 from homeserver.observability import log
+from homeserver.services import guests, rate_limits
 from homeserver.services.access_tokens import Requester
 from homeserver.services.aliases import room_of_alias
 from homeserver.services.attempts import attempts
+from homeserver.services.invite_permissions import check_wants_invites, permission_key
+from homeserver.services.notice_rooms import check_may_leave
+from homeserver.services.restricted_joins import find_grant, needs_grant
 from homeserver.services.room_draft import Raced, RoomDraft
-from homeserver.services.send_event import NOT_IN_ROOM, check_can_invite, check_room_id, keys_for
+from homeserver.services.send_event import (
+    NOT_IN_ROOM,
+    check_can_invite,
+    check_room_id,
+    keys_for,
+    unchanged_state,
+)
+from homeserver.services.upgraded_settings import carry_settings_on_join
 from homeserver.settings import settings
 from homeserver.storage.connection import Key, Transaction, TransactionCancelled, query_range
 from homeserver.storage.inbox import Counters
 from homeserver.storage.inbox_shards import COUNTERS
 from homeserver.storage.profiles import Profile, profile_fields
+from homeserver.storage.room_guests import add_guest, guest_keys
 from homeserver.storage.room_items import LocalMember, Membership
-from homeserver.storage.rooms import RoomView, load_room
+from homeserver.storage.rooms import RoomView, StateKey, load_room
 
 # What a membership event carries of a profile.
 _PROFILE_FIELDS = ("displayname", "avatar_url")
+# Whose word let somebody in. Only this server can say so: taken from a client, it would be a way around the conditions.
+_AUTHORISER = "join_authorised_via_users_server"
 
 
 def member_profile(profile: Profile | None) -> dict[str, Any]:
@@ -34,25 +50,51 @@ def member_profile(profile: Profile | None) -> dict[str, Any]:
     return {name: fields[name] for name in _PROFILE_FIELDS if fields.get(name) is not None}
 
 
-def join_room(requester: Requester, room_id_or_alias: str, *, reason: str | None = None) -> str:
-    """Join a room by ID or alias; returns the room ID. Joining a room one is in changes nothing.
-
-    Raises NotFound for a room that this server does not know, Forbidden where the rules refuse the join.
-    """
+def room_named(room_id_or_alias: str) -> str:
+    """The room ID of a room that is named by ID or alias. Raises InvalidParam, and NotFound for an unknown alias."""
     is_alias = room_id_or_alias.startswith("#")
     room_id = room_of_alias(room_id_or_alias) if is_alias else room_id_or_alias
+    check_room_id(room_id)
+    return room_id
+
+
+@dataclass(frozen=True, slots=True)
+class Redemption:
+    """An invitation to a third-party identifier that a join redeems: the invitation it becomes, in `inviter`'s name.
+
+    `pending` is the ID of the event that made it, which must still be the one in force.
+    """
+
+    inviter: str
+    content: Mapping[str, Any]
+    token: str
+    pending: str
+
+
+def join_room(
+    requester: Requester, room_id: str, *, reason: str | None = None, redemption: Redemption | None = None
+) -> None:
+    """Join a room. Joining a room one is in changes nothing.
+
+    Raises NotFound for a room that this server does not know, Forbidden where the rules refuse the join, where a
+    restricted room's conditions are not met (see `restricted_joins`), and where guests are not admitted.
+    """
     user_id = requester.user_id
     content: dict[str, Any] = {"membership": "join"}
     if reason is not None:
         content["reason"] = reason
-    _change(user_id, user_id, room_id, content, unless=("join",), with_profile=True)
-    return room_id
+    joined = change_membership(
+        requester, user_id, room_id, content, unless=("join",), with_profile=True, redemption=redemption
+    )
+    if joined is not None:
+        carry_settings_on_join(user_id, room_id)
 
 
 def invite(requester: Requester, room_id: str, user_id: str, *, reason: str | None, is_direct: bool = False) -> None:
     """Invite a user; inviting them again changes nothing.
 
-    Raises Forbidden where the rules refuse it, also for someone who is in the room already.
+    Raises Forbidden where the rules refuse it, also for someone who is in the room already, and with M_INVITE_BLOCKED
+    for a user of this server who wants no invitations.
     """
     check_can_invite(user_id)
     content: dict[str, Any] = {"membership": "invite"}
@@ -60,19 +102,31 @@ def invite(requester: Requester, room_id: str, user_id: str, *, reason: str | No
         content["is_direct"] = True
     if reason is not None:
         content["reason"] = reason
-    _change(requester.user_id, user_id, room_id, content, unless=("invite",), with_profile=True)
+    change_membership(requester, user_id, room_id, content, unless=("invite",), with_profile=True)
 
 
 def leave_room(requester: Requester, room_id: str, *, reason: str | None = None) -> None:
-    """Leave a room or decline an invitation. Leaving a room one has left changes nothing."""
+    """Leave a room, decline an invitation or take a knock back. Leaving a room one has left changes nothing.
+
+    Raises M_CANNOT_LEAVE_SERVER_NOTICE_ROOM for the room of the server's notices.
+    """
+    check_room_id(room_id)
+    check_may_leave(requester.user_id, room_id)
+    _leave(requester, room_id, reason)
+
+
+def _leave(requester: Requester, room_id: str, reason: str | None) -> None:
     content: dict[str, Any] = {"membership": "leave"}
     if reason is not None:
         content["reason"] = reason
-    _change(requester.user_id, requester.user_id, room_id, content, unless=("leave",))
+    change_membership(requester, requester.user_id, room_id, content, unless=("leave",))
 
 
 def kick(requester: Requester, room_id: str, user_id: str, *, reason: str | None) -> None:
-    """Remove a user from a room, or withdraw their invitation. Raises Forbidden for someone who is not there."""
+    """Remove a user from a room, withdraw their invitation or turn their knock down.
+
+    Raises Forbidden for someone who is not there: a second kick makes no second event.
+    """
     _remove(requester, room_id, user_id, reason, only=("join", "invite", "knock"))
 
 
@@ -85,7 +139,7 @@ def _remove(requester: Requester, room_id: str, user_id: str, reason: str | None
     content: dict[str, Any] = {"membership": "leave"}
     if reason is not None:
         content["reason"] = reason
-    _change(requester.user_id, user_id, room_id, content, only=only)
+    change_membership(requester, user_id, room_id, content, only=only)
 
 
 def ban(requester: Requester, room_id: str, user_id: str, *, reason: str | None) -> None:
@@ -93,7 +147,7 @@ def ban(requester: Requester, room_id: str, user_id: str, *, reason: str | None)
     content: dict[str, Any] = {"membership": "ban"}
     if reason is not None:
         content["reason"] = reason
-    _change(requester.user_id, user_id, room_id, content, unless=("ban",))
+    change_membership(requester, user_id, room_id, content, unless=("ban",))
 
 
 def forget_room(requester: Requester, room_id: str) -> None:
@@ -129,7 +183,7 @@ def leave_all_rooms(user_id: str) -> None:
     for row in query_range(Membership, user_id, consistent=True):
         if row.membership in {"join", "invite", "knock"}:
             try:
-                leave_room(requester, row.room)
+                _leave(requester, row.room, None)
             except MatrixError as error:
                 log.warning("%s could not leave %s: %s", user_id, row.room, error)
 
@@ -153,7 +207,7 @@ def _show_profile(user_id: str, room_id: str, shown: Mapping[str, Any]) -> None:
             return
         content = {key: value for key, value in current.content.items() if key not in _PROFILE_FIELDS} | dict(shown)
         # A join that was authorised by another server's user cannot be repeated without their signature.
-        content.pop("join_authorised_via_users_server", None)
+        content.pop(_AUTHORISER, None)
         if content == current.content:
             return
         room = RoomDraft(view, view.rules)
@@ -165,8 +219,26 @@ def _show_profile(user_id: str, room_id: str, shown: Mapping[str, Any]) -> None:
         return
 
 
-def _change(
-    sender: str,
+def set_membership(requester: Requester, room_id: str, target: str, content: Mapping[str, Any]) -> str:
+    """A membership set as a state event, with the content as it comes; returns the event's ID.
+
+    Setting what is set already by the same user makes no event. Raises as the membership's own endpoint does.
+    """
+    rate_limits.take_send(requester.user_id)
+    if content.get("membership") == "invite":
+        check_can_invite(target)
+    if content.get("membership") == "leave" and target == requester.user_id:
+        check_room_id(room_id)
+        check_may_leave(target, room_id)
+    kept = {key: value for key, value in content.items() if key != _AUTHORISER}
+    event = change_membership(requester, target, room_id, kept, exactly=True)
+    if event is None:
+        raise AssertionError("nothing was to be left out")
+    return event.event_id
+
+
+def change_membership(
+    requester: Requester,
     target: str,
     room_id: str,
     content: dict[str, Any],
@@ -174,23 +246,42 @@ def _change(
     unless: Sequence[str] = (),
     only: Sequence[str] | None = None,
     with_profile: bool = False,
+    exactly: bool = False,
+    redemption: Redemption | None = None,
 ) -> Event | None:
-    """Commit a membership event; None if the target's membership is one of `unless` already."""
+    """Commit a membership event; None if the target's membership is one of `unless` already.
+
+    `only`: the memberships that the target must have; `with_profile`: the target's profile goes into the content;
+    `exactly`: the content is the client's own, and the same one again makes no event.
+    Raises Forbidden, NotFound for a join of or a knock at an unknown room, InvalidParam.
+    """
     check_room_id(room_id)
     if not is_user_id(target):
         raise InvalidParam("user_id is not a Matrix user ID.")
+    sender, wanted = requester.user_id, content.get("membership")
     draft = EventDraft("m.room.member", content, state_key=target)
     is_local = domain_of(target) == settings().server_name
-    joins = content["membership"] == "join"
+    joins, invites = wanted == "join", wanted == "invite"
     counters_key: Key = (Counters, target, COUNTERS)
     profile_key: Key = (Profile, target, None)
+    keys = keys_for(draft, sender)
     extras = ([counters_key] if joins else []) + ([profile_key] if with_profile and is_local else [])
+    if invites and is_local:
+        extras.append(permission_key(target))
+    if joins and requester.is_guest:
+        keys.append(guests.GUEST_ACCESS)
+        extras += guest_keys(room_id, sender)
+    if redemption is not None:
+        keys += [("m.room.member", redemption.inviter), ("m.room.third_party_invite", redemption.token)]
+
+    def read(more: Sequence[StateKey] = (), others: Sequence[Key] = ()) -> tuple[RoomView | None, dict[Key, Any]]:
+        return load_room(room_id, [*keys, *more], local_users=[target] if is_local else [], extras=[*extras, *others])
+
     for _ in attempts("The room"):
-        view, found = load_room(
-            room_id, keys_for(draft, sender), local_users=[target] if is_local else [], extras=extras
-        )
+        view, found = read()
         if view is None:
-            raise NotFound("This server knows no such room.") if joins else Forbidden(NOT_IN_ROOM)
+            unknown = wanted in {"join", "knock"} and not exactly
+            raise NotFound("This server knows no such room.") if unknown else Forbidden(NOT_IN_ROOM)
         before = view.membership(target)
         if before in unless and before in {"join", "leave"}:  # what users do to themselves
             if view.event("m.room.member", target) is None:
@@ -198,17 +289,44 @@ def _change(
             return None
         if only is not None and before not in only:
             raise Forbidden(_why_not(view, sender, before))
-        full = {**(member_profile(found.get(profile_key)) if with_profile else {}), **content}
+        if exactly and (same := unchanged_state(view, draft, sender)) is not None:
+            return same
+        authoriser, holds = {}, []
+        if joins and redemption is None and target == sender and needs_grant(view, sender):
+            grant = find_grant(view, sender, read)
+            if grant is None:
+                continue  # the room changed between the two reads
+            view, found, authoriser = grant.view, dict(grant.found), {_AUTHORISER: grant.authoriser}
+            holds.append(grant.hold)
+        full = {**(member_profile(found.get(profile_key)) if with_profile else {}), **content, **authoriser}
         room = RoomDraft(view, view.rules, counters={target: found.get(counters_key)})
+        room.extras += holds
+        if joins and requester.is_guest and before != "join":
+            guests.check_admits_guests(view)
+            room.extras.append(partial(guests.hold_open, view=view))
+            room.extras.append(partial(add_guest, room_id=room_id, user_id=sender, found=found))
+        if redemption is not None:
+            _redeem(room, redemption, target)
         event = room.add(EventDraft("m.room.member", full, state_key=target), sender)
         if before in unless:
             return None  # only those who may do it learn that there is nothing to do
+        if invites and is_local:
+            check_wants_invites(found.get(permission_key(target)))
         try:
             room.commit()
         except Raced:
             continue
         return event
     raise AssertionError("attempts() never ends by itself")
+
+
+def _redeem(room: RoomDraft, redemption: Redemption, target: str) -> None:
+    """Add the invitation that a third-party invite becomes, unless the user needs none (any more)."""
+    pending = room.view.event("m.room.third_party_invite", redemption.token) if room.view else None
+    if pending is None or pending.event_id != redemption.pending:
+        raise Forbidden("This invitation was withdrawn.")
+    if room.auth_state().membership(target) != "invite":
+        room.add(EventDraft("m.room.member", redemption.content, state_key=target), redemption.inviter)
 
 
 def _why_not(view: RoomView, sender: str, membership: str) -> str:

@@ -6,12 +6,14 @@ Source: client-server API v1.19, "Profiles" (custom fields since v1.16).
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from homeserver.adapters.federation_http import FederationClient, FederationError, HttpError, federation_path
 from homeserver.matrix.canonical_json import NotCanonical
 from homeserver.matrix.errors import BadJson, Forbidden, InvalidParam, MatrixError, MissingParam, NotFound, TooLarge
 from homeserver.matrix.identifiers import domain_of, is_namespaced_identifier, is_user_id, parse_mxc_uri
 from homeserver.services import membership
 from homeserver.services.access_tokens import Requester
 from homeserver.services.attempts import attempts
+from homeserver.services.user_index import index_user
 from homeserver.settings import settings
 from homeserver.storage import profiles
 from homeserver.storage.profiles import Profile, profile_fields
@@ -22,25 +24,54 @@ MAX_PROFILE_BYTES = 64 * 1024 - 1  # "under 64 KiB"
 MAX_DISPLAYNAME_BYTES = 1024
 MAX_AVATAR_URL_BYTES = 1024
 
+_ELSEWHERE_S = 10.0  # for the server of another user to answer
+
 SHOWN_IN_ROOMS = ("displayname", "avatar_url")
 
 
-def get_profile(user_id: str) -> dict[str, Any]:
-    """All fields of a user's profile. Raises InvalidParam for what is no user ID, NotFound for an unknown user."""
+def get_profile(user_id: str, *, ask_others: bool = False) -> dict[str, Any]:
+    """All fields of a user's profile; with `ask_others` also of a user of another server, which is asked for it.
+
+    Raises InvalidParam for what is no user ID, NotFound for an unknown user, MatrixError (502) where the other server
+    does not answer.
+    """
     if not is_user_id(user_id):
         raise InvalidParam("This is not a user ID.")
     if domain_of(user_id) != settings().server_name:
-        # The profile of a user of another server is that server's to tell, and there is no federation to ask over.
-        raise NotFound("This server knows the profiles of its own users only.")
+        if not ask_others or not settings().federation:
+            raise NotFound("This server knows the profiles of its own users only.")
+        return _profile_elsewhere(user_id)
     profile = Profile.fetch(user_id)
     if profile is None:
         raise NotFound("There is no such user.")
     return profile_fields(profile)
 
 
-def get_profile_field(user_id: str, key_name: str) -> Any:
+def _profile_elsewhere(user_id: str) -> dict[str, Any]:
+    try:
+        _, fields = FederationClient().request(
+            "GET",
+            domain_of(user_id),
+            federation_path("v1", "query", "profile"),
+            {"user_id": user_id},
+            timeout_s=_ELSEWHERE_S,
+            max_bytes=2 * MAX_PROFILE_BYTES,
+        )
+    except HttpError as error:
+        if error.status == 404:
+            raise NotFound("There is no such user.") from None
+        raise MatrixError("The user's server does not tell the profile.", status=502) from error
+    except FederationError as error:
+        raise MatrixError("The user's server does not answer.", status=502) from error
+    if not isinstance(fields, dict):
+        raise MatrixError("The user's server does not tell a profile.", status=502)
+    # Null is how some servers say that a field is not set.
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def get_profile_field(user_id: str, key_name: str, *, ask_others: bool = False) -> Any:
     """One field. Raises as `get_profile` does, and NotFound for a field that is not set."""
-    fields = get_profile(user_id)
+    fields = get_profile(user_id, ask_others=ask_others)
     if key_name not in fields:
         raise NotFound("The profile has no such field.")
     return fields[key_name]
@@ -133,6 +164,7 @@ def _tell_rooms(user_id: str, fields: dict[str, Any]) -> None:
     # Two changes at the same time may tell the rooms in another order than they were stored in: whoever comes last
     # looks again, and corrects what the rooms were told.
     for _ in attempts("The profile"):
+        index_user(user_id, fields)
         membership.update_profile_in_rooms(user_id, fields)
         now = profile_fields(Profile.fetch(user_id))
         if all(now.get(name) == fields.get(name) for name in SHOWN_IN_ROOMS):

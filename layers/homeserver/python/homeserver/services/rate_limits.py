@@ -34,6 +34,12 @@ QUESTIONS_PER_ADDRESS = RateLimit("question-address", per_second=1, burst=30)
 REFRESH_PER_ADDRESS = RateLimit("refresh-address", per_second=2, burst=100)
 # People type less than one message a second; pasted series, files and bots with good reason reach ten.
 SENDING_PER_USER = RateLimit("send-user", per_second=10, burst=50)
+# A search as one types is a request a letter; each may read some hundred items.
+FINDING_PER_USER = RateLimit("find-user", per_second=5, burst=50)
+
+# Servers ask for the keys of a room's servers when they join it, in a few requests of many keys each; each key may be
+# a request of this server to another one.
+KEY_QUERIES_PER_ADDRESS = RateLimit("key-query-address", per_second=2, burst=40)
 
 
 def take(bucket: str, *, per_second: float, burst: int) -> None:
@@ -92,3 +98,13 @@ def take_refresh(address: str) -> None:
 def take_send(user_id: str) -> None:
     """One event that a user sends."""
     _take(SENDING_PER_USER, user_id)
+
+
+def take_finding(user_id: str) -> None:
+    """One search of a user for people or rooms."""
+    _take(FINDING_PER_USER, user_id)
+
+
+def take_key_query(address: str) -> None:
+    """One question for other servers' keys."""
+    _take(KEY_QUERIES_PER_ADDRESS, network_of(address))

@@ -5,6 +5,7 @@ Source: client-server API v1.19, "Redactions"; server-server API, "Handling reda
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from pynamodb.expressions.update import Action
@@ -16,9 +17,11 @@ from homeserver.matrix.event_auth import AuthState, may_redact
 from homeserver.matrix.event_codec import pack, unpack
 from homeserver.matrix.redaction import redact_event
 from homeserver.services.room_draft import RoomDraft
+from homeserver.services.search_index import SEARCHED
 from homeserver.storage.connection import Key, Transaction, batch_get
 from homeserver.storage.room_items import EventRecord, StateRow, TimelineEntry, bucket_of, state_key
 from homeserver.storage.rooms import RoomView, StateEntry, entry_of_row
+from homeserver.storage.search_index import bucket_number, forget_bucket
 from homeserver.storage.state_nodes import StateNodes
 from homeserver.storage.timeline import read_entry
 
@@ -77,16 +80,21 @@ def pruned_event(target: Event, redaction: Event) -> Event:
 
 
 def prunings_elsewhere(room: RoomDraft, view: RoomView, target: Target) -> list[Pruning]:
-    """What the commit must prune of other events that quote the event. `view` is the room as read."""
+    """What the commit must prune of other events that quote the event, and of the search index. `view` as read."""
     event = target.event
+    pruned: list[Pruning] = []
+    # A bucket of the timeline is indexed when it is complete, and not before.
+    is_indexed = bucket_number(target.position) < bucket_number(int(view.head.position) + 1)
+    if event.type in SEARCHED and is_indexed:
+        pruned.append(partial(forget_bucket, room_id=view.room_id, position=target.position))
     if event.is_state:
         current = view.state.get(event.key)
         if current is None or current.event != event:
             # The event that replaced it shows its content as `prev_content`.
-            return [_update(view, _replaced_at(view, target), TimelineEntry.previous.remove())]
+            pruned.append(_update(view, _replaced_at(view, target), TimelineEntry.previous.remove()))
     elif event.type == "m.room.redaction":
-        return _because(room, view, event)
-    return []
+        pruned += _because(room, view, event)
+    return pruned
 
 
 def _update(view: RoomView, position: int, *actions: Action) -> Pruning:

@@ -1,7 +1,7 @@
-"""New accounts: registration by people, by registration tokens, and by the operator's shared secret.
+"""New accounts: registration by people, of guests, by registration tokens, and by the operator's shared secret.
 
-Source: client-server API v1.19, "Account registration and management"; for the shared secret the documentation of
-Synapse's admin API ("Shared-Secret Registration"), which existing tools speak.
+Source: client-server API v1.19, "Account registration and management", "Guest access"; for the shared secret the
+documentation of Synapse's admin API ("Shared-Secret Registration"), which existing tools speak.
 """
 
 import hashlib
@@ -13,9 +13,11 @@ from typing import Any
 from homeserver.matrix.errors import BadJson, Forbidden, InvalidParam, MatrixError, MissingParam
 from homeserver.matrix.identifiers import fits_identifier, is_valid_localpart
 from homeserver.services import rate_limits
+from homeserver.services.access_tokens import issue_tokens, new_device_id
 from homeserver.services.attempts import attempts
 from homeserver.services.clock import now_ms
 from homeserver.services.login import DeviceRequest, Login, add_login
+from homeserver.services.notice_rooms import notices_user
 from homeserver.services.passwords import check_new_password, hash_password
 from homeserver.services.user_interactive_auth import (
     REGISTRATION_TOKEN_FACT,
@@ -33,8 +35,10 @@ from homeserver.storage import registration_tokens, sessions
 from homeserver.storage.accounts import create_account, load_account
 from homeserver.storage.connection import Transaction, TransactionCancelled
 from homeserver.storage.profiles import create_profile
+from homeserver.storage.user_index import IndexedUser, add_new_user
 
 _NONCE_SECONDS = 60
+_GUEST_KEYS = frozenset({"initial_device_display_name"})
 _FLOWS: dict[str, Flows] = {"open": [[Dummy()]], "token": [[RegistrationTokenStage()]]}
 
 
@@ -46,7 +50,8 @@ def check_username(username: str) -> str:
             "A user name consists of a-z, 0-9 and ._=-/+ and makes a user ID of at most 255 bytes.",
             errcode="M_INVALID_USERNAME",
         )
-    if load_account(user_id) is not None:
+    # The server's own account is made with its first notice: nobody else may be it before.
+    if user_id == notices_user() or load_account(user_id) is not None:
         raise _in_use()
     return user_id
 
@@ -83,11 +88,11 @@ def register(kind: str, body: Mapping[str, Any], address: str) -> tuple[str, Log
 
     The account, its profile, its first device and the end of the authentication session are one transaction:
     after a crash there is all of it or nothing.
-    Raises Forbidden (registration is closed, or `kind` is guest), M_INVALID_USERNAME, M_USER_IN_USE, M_WEAK_PASSWORD,
-    InteractionRequired, BadJson, MissingParam, LimitExceeded.
+    Raises Forbidden (registration is closed), M_GUEST_ACCESS_FORBIDDEN, M_INVALID_USERNAME, M_USER_IN_USE,
+    M_WEAK_PASSWORD, InteractionRequired, BadJson, MissingParam, LimitExceeded.
     """
     if kind == "guest":
-        raise Forbidden("This server has no guest accounts.", errcode="M_GUEST_ACCESS_FORBIDDEN")
+        return _register_guest(body, address)
     if kind != "user":
         raise InvalidParam("kind must be user or guest.")
     _check_open()
@@ -130,6 +135,26 @@ def register(kind: str, body: Mapping[str, Any], address: str) -> tuple[str, Log
     raise AssertionError("unreachable: attempts() raises")
 
 
+def _register_guest(body: Mapping[str, Any], address: str) -> tuple[str, Login]:
+    """An account that nobody can log in to again, for who holds its one access token.
+
+    Of what a client sends only the name of the device counts.
+    """
+    if not settings().guest_accounts:
+        raise Forbidden("This server has no guest accounts.", errcode="M_GUEST_ACCESS_FORBIDDEN")
+    name = DeviceRequest.from_body({key: body[key] for key in _GUEST_KEYS & body.keys()}, address).display_name
+    rate_limits.take_registration(address)
+    user_id, device_id = _random_user_id(), new_device_id()
+    transaction = Transaction()
+    create_account(transaction, user_id, password_hash=None, admin=False, guest=True, now=now_ms())
+    create_profile(transaction, user_id, user_id[1:].partition(":")[0])
+    issued = issue_tokens(
+        transaction, user_id, device_id, None, display_name=name, refreshable=False, address=address, guest=True
+    )
+    transaction.commit()
+    return user_id, Login(user_id, device_id, issued)
+
+
 def _random_user_id() -> str:
     return f"@{secrets.token_hex(8)}:{settings().server_name}"
 
@@ -144,7 +169,9 @@ def _add_account(
     displayname: str | None = None,
 ) -> Login | None:
     create_account(transaction, user_id, password_hash=password_hash, admin=admin, now=now_ms())
-    create_profile(transaction, user_id, displayname or user_id[1:].partition(":")[0])
+    name = displayname or user_id[1:].partition(":")[0]
+    create_profile(transaction, user_id, name)
+    add_new_user(transaction, IndexedUser.of(user_id, {"displayname": name}))
     return add_login(transaction, user_id, device, new_user=True) if device is not None else None
 
 

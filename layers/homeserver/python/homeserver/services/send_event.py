@@ -6,6 +6,7 @@ Source: client-server API v1.19, "Sending events to a room", "Redactions"; serve
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from homeserver.matrix.errors import BadJson, Forbidden, InvalidParam, MatrixError, NotFound, TooLarge
@@ -22,7 +23,7 @@ from homeserver.matrix.identifiers import (
     is_user_id,
 )
 from homeserver.matrix.room_versions import V11
-from homeserver.services import rate_limits
+from homeserver.services import rate_limits, relationships
 from homeserver.services.access_tokens import Requester
 from homeserver.services.attempts import attempts
 from homeserver.services.clock import now_ms
@@ -135,8 +136,10 @@ def _commit_one(requester: Requester, room_id: str, draft: EventDraft, transacti
     if transaction is not None:
         extras.append(transaction.key)
     for attempt in attempts("The room"):
+        # In a further try there are more of them, if the parent is known by then.
+        wanted = [*extras, *relationships.keys_to_read(room_id, draft, sender)]
         (view, found), _ = in_parallel(
-            lambda: load_room(room_id, keys, local_users=local_users, extras=extras),
+            partial(load_room, room_id, keys, local_users=local_users, extras=wanted),
             # The bucket is emptied once a request, however often the commit is tried.
             (lambda: None) if attempt else (lambda: rate_limits.take_send(sender)),
         )
@@ -144,17 +147,19 @@ def _commit_one(requester: Requester, room_id: str, draft: EventDraft, transacti
             return Event(earlier.event_id, room_id, {}, V11)
         if view is None:
             raise Forbidden(NOT_IN_ROOM)
-        if draft.state_key is not None and (same := _unchanged(view, draft, sender)) is not None:
+        if draft.state_key is not None and (same := unchanged_state(view, draft, sender)) is not None:
             return same
         _check_aliases(draft, view, found)
         room = RoomDraft(view, view.rules, counters={u: found.get((Counters, u, COUNTERS)) for u in counters})
         event = room.add(draft, sender, client_transaction=transaction.shown if transaction else None)
+        relationships.relate(room, event, found)
         if transaction is not None:
             room.client_transaction = transaction.record(event.event_id)
         try:
             room.commit()
         except Raced:
             continue
+        relationships.remember(room)
         return event
     raise AssertionError("attempts() never ends by itself")
 
@@ -177,7 +182,8 @@ def _members_of(draft: EventDraft) -> tuple[list[str], list[str]]:
     return [target], [target] if draft.content.get("membership") == "join" else []
 
 
-def _unchanged(view: RoomView, draft: EventDraft, sender: str) -> Event | None:
+def unchanged_state(view: RoomView, draft: EventDraft, sender: str) -> Event | None:
+    """The current event, where a member only sets again what they set themselves: it makes no other one."""
     current = view.event(draft.type, draft.state_key or "")
     if current is None or current.sender != sender or current.content != draft.content:
         return None
@@ -264,6 +270,7 @@ def redact(
         check_redaction(redaction, target.event, room.auth_state())
         if not target.is_redacted:
             room.extras += prunings_elsewhere(room, view, target)
+            relationships.unrelate(room, target.event, target.position)
             room.redact(target.event, target.position, redaction, pruned_event(target.event, redaction))
         room.client_transaction = transaction.record(redaction.event_id)
         try:

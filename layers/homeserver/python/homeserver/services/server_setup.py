@@ -9,6 +9,7 @@ from homeserver.matrix.errors import InvalidParam
 from homeserver.matrix.identifiers import is_server_name
 from homeserver.matrix.signing import SigningKey
 from homeserver.services.attempts import attempts
+from homeserver.services.clock import now_ms
 from homeserver.storage.server import Identity, load_identity, replace_identity
 
 # A user ID has at most 255 bytes, "@", localpart and ":" included.
@@ -26,12 +27,13 @@ class SetUp:
     key_id: str
 
 
-def set_up(server_name: str, *, generation: int = 1, unclean_start: bool = False) -> SetUp:
+def set_up(server_name: str, *, generation: int = 1, key_generation: int = 1, unclean_start: bool = False) -> SetUp:
     """Fix the server's name, keep its signing key, and raise the epoch if the store may have lost something.
 
     `server_name` may be empty on a first deployment whose name only comes of it; once chosen it stands for ever,
     because it is in every user ID, event and signature. `generation` is a number that the operator raises with each
-    restore of the tables; it and `unclean_start` (the local store was not saved) raise the epoch. Safe to repeat.
+    restore of the tables; it and `unclean_start` (the local store was not saved) raise the epoch. `key_generation` is
+    one that the operator raises for a new signing key. Safe to repeat.
 
     Raises InvalidParam for a malformed name and for any other name than the server has.
     """
@@ -45,7 +47,8 @@ def set_up(server_name: str, *, generation: int = 1, unclean_start: bool = False
         after = _next_identity(before, server_name, generation, unclean_start=unclean_start)
         if after == before or replace_identity(before, after):
             break
-    key = keep_signing_key(SigningKey.generate(_key_version(), secrets.token_bytes(_SEED_BYTES)))
+    candidate = SigningKey.generate(_key_version(), secrets.token_bytes(_SEED_BYTES))
+    key = keep_signing_key(candidate, generation=key_generation, now_ms=now_ms())
     return SetUp(after.server_name, after.epoch, key.key_id)
 
 

@@ -10,14 +10,15 @@ from homeserver.storage.room_items import HEAD, Head
 
 
 def lagging_rooms() -> list[str]:
-    """The rooms whose head is ahead of the inbox follower's cursor."""
+    """The rooms whose head is ahead of the inbox follower's cursor, or whose rows are behind their state."""
     heads: dict[str, int] = {}
+    late: set[str] = set()
     cursors: dict[str, int] = {}
     request = {
         "TableName": Head.Meta.table_name,
         "FilterExpression": "#k = :head OR #k = :cursor",
-        "ProjectionExpression": "#r, #k, #p",
-        "ExpressionAttributeNames": {"#r": "room", "#k": "k", "#p": "p"},
+        "ProjectionExpression": "#r, #k, #p, #root, #rows",
+        "ExpressionAttributeNames": {"#r": "room", "#k": "k", "#p": "p", "#root": "r", "#rows": "rr"},
         "ExpressionAttributeValues": {":head": {"S": HEAD}, ":cursor": {"S": CURSOR}},
     }
     while True:
@@ -25,8 +26,10 @@ def lagging_rooms() -> list[str]:
         for item in answer["Items"]:
             positions = heads if item["k"]["S"] == HEAD else cursors
             positions[item["room"]["S"]] = int(item["p"]["N"])
+            if item["k"]["S"] == HEAD and item["r"] != item["rr"]:
+                late.add(item["room"]["S"])
         if "LastEvaluatedKey" not in answer:
-            return [room_id for room_id, position in heads.items() if cursors.get(room_id, 0) < position]
+            return [room for room, position in heads.items() if cursors.get(room, 0) < position or room in late]
         request["ExclusiveStartKey"] = answer["LastEvaluatedKey"]
 
 
@@ -35,7 +38,7 @@ def sweep() -> int:
     repaired = 0
     for room_id in lagging_rooms():
         try:
-            follow_room(room_id)
+            follow_room(room_id, everything=True)
             repaired += 1
         except Exception:
             # The next sweep tries again; the others must not wait for this one.

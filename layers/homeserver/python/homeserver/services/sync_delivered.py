@@ -36,13 +36,20 @@ class Delivered:
 
     positions: dict[int, int] = field(default_factory=dict)
     ephemeral: dict[int, int] = field(default_factory=dict)
+    typing: dict[int, int] = field(default_factory=dict)
     streams: dict[str, int] = field(default_factory=dict)
     base: int = 0
     base_positions: Mapping[int, int] = field(default_factory=dict)
+    base_ephemeral: Mapping[int, int] = field(default_factory=dict)
     again: bool = False
 
 
-Bases = Mapping[int, Mapping[int, int]]
+@dataclass(frozen=True, slots=True)
+class Bases:
+    """The stored vectors of a device by the number of their base: positions, and ephemeral numbers if there are any."""
+
+    positions: Mapping[int, Mapping[int, int]] = field(default_factory=dict)
+    ephemeral: Mapping[int, Mapping[int, int]] = field(default_factory=dict)
 
 
 def decode_token(requester: Requester, since: str | None) -> SyncToken | None:
@@ -52,10 +59,13 @@ def decode_token(requester: Requester, since: str | None) -> SyncToken | None:
 
 def read_bases(requester: Requester, token: SyncToken | None) -> Bases:
     """The stored bases of the device where the token needs one; else nothing is read."""
-    if token is None or not token.base:
-        return {}
+    return _read_bases(requester) if token is not None and token.base else Bases()
+
+
+def _read_bases(requester: Requester) -> Bases:
     answer = connection().dispatch("GetItem", sync_bases.base_request(requester.user_id, requester.device_id))
-    return sync_bases.parse_bases(answer.get("Item"))
+    item = answer.get("Item")
+    return Bases(sync_bases.parse_bases(item), sync_bases.parse_ephemeral(item))
 
 
 def delivered_before(token: SyncToken | None, bases: Bases, epoch: int) -> Delivered:
@@ -66,13 +76,15 @@ def delivered_before(token: SyncToken | None, bases: Bases, epoch: int) -> Deliv
         epoch = identity(refresh=True).epoch  # this process may not know yet
         if token.epoch > epoch:
             raise InvalidParam("This is not a sync token of this server")
-    if token.epoch < epoch or (token.base and token.base not in bases):
+    if token.epoch < epoch or (token.base and token.base not in bases.positions):
         # The store was set back, so that positions may mean something else now; or nobody knows what was delivered.
         return Delivered(again=True)
-    told = Delivered(dict(token.positions), dict(token.ephemeral), dict(token.streams))
+    told = Delivered(dict(token.positions), dict(token.ephemeral), dict(token.typing), dict(token.streams))
     if token.base:
-        told.base, told.base_positions = token.base, bases[token.base]
+        told.base, told.base_positions = token.base, bases.positions[token.base]
+        told.base_ephemeral = bases.ephemeral.get(token.base, {})
         told.positions = {**told.base_positions, **told.positions}
+        told.ephemeral = {**told.base_ephemeral, **told.ephemeral}
     return told
 
 
@@ -109,28 +121,36 @@ def _streams_ahead(told: Delivered, inbox: Inbox) -> bool:
 
 
 def next_token(requester: Requester, told: Delivered, epoch: int) -> str:
-    """The token for what was delivered; beyond about 400 rooms its positions amend a stored base."""
-    token = SyncToken(epoch, user_tag(requester.user_id), told.positions, told.ephemeral, told.streams)
+    """The token for what was delivered; beyond about 400 rooms its vectors amend a stored base."""
+    tag = user_tag(requester.user_id)
+    token = SyncToken(epoch, tag, told.positions, told.ephemeral, told.streams, typing=told.typing)
     text = token.encode()
     if len(text) <= LONGEST_TOKEN:
         return text
     if told.base:
-        delta = {s: p for s, p in told.positions.items() if told.base_positions.get(s, 0) != p}
-        text = replace(token, positions=delta, base=told.base).encode()
+        positions = {s: p for s, p in told.positions.items() if told.base_positions.get(s, 0) != p}
+        ephemeral = {s: n for s, n in told.ephemeral.items() if told.base_ephemeral.get(s, 0) != n}
+        text = replace(token, positions=positions, ephemeral=ephemeral, base=told.base).encode()
         if len(text) <= LONGEST_TOKEN:
             return text
     number = _store_base(requester, told)
-    return replace(token, positions={}, base=number).encode()
+    return replace(token, positions={}, ephemeral={}, base=number).encode()
 
 
 def _store_base(requester: Requester, told: Delivered) -> int:
-    """Store the positions as a new base of the device; returns its number. The base that was in use stays readable."""
+    """Store the vectors as a new base of the device; returns its number. The base that was in use stays readable."""
     for _ in attempts("The sync token"):
-        read = sync_bases.base_request(requester.user_id, requester.device_id)
-        bases = sync_bases.parse_bases(connection().dispatch("GetItem", read).get("Item"))
-        number = max(bases, default=0) + 1
-        keep = {told.base: told.base_positions} if told.base in bases else bases
-        write = sync_bases.store_base_request(requester.user_id, requester.device_id, number, told.positions, keep)
+        bases = _read_bases(requester)
+        number = max(bases.positions, default=0) + 1
+        write = sync_bases.store_base_request(
+            requester.user_id,
+            requester.device_id,
+            number,
+            told.positions,
+            {told.base: told.base_positions} if told.base in bases.positions else bases.positions,
+            ephemeral=told.ephemeral,
+            kept_ephemeral=bases.ephemeral,
+        )
         try:
             connection().dispatch("PutItem", write)
         except VerboseClientError as error:

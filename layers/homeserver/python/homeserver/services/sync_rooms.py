@@ -9,20 +9,25 @@ the last sync and the start of the timeline.
 """
 
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Any
 
+from homeserver.matrix.event import Event
 from homeserver.matrix.filters import Filter, RoomEventFilter
 from homeserver.matrix.sync_token import RoomToken
 from homeserver.services.access_tokens import Requester
-from homeserver.services.event_view import show, show_state
+from homeserver.services.aggregations import bundles
+from homeserver.services.lazy_members import remember_told, told_before
+from homeserver.services.related_filter import related_to
 from homeserver.services.room_summary import room_summary
-from homeserver.services.sync_state import Window, room_state_update
+from homeserver.services.sync_format import state_event, timeline_event
+from homeserver.services.sync_state import Members, Window, read_paths, room_state_update, without_overruled
 from homeserver.services.visibility import Reader
 from homeserver.storage.room_items import LocalMember
 from homeserver.storage.rooms import RoomView
 from homeserver.storage.timeline import Entry
-from homeserver.storage.timeline_cache import Ahead, read_timeline
+from homeserver.storage.timeline_cache import Ahead, read_timeline, with_aggregates
 
 DEFAULT_LIMIT = 10
 MAX_LIMIT = 100
@@ -61,10 +66,23 @@ class RoomAnswer:
     limited: bool = False
     prev_batch: str = ""
     summary: dict[str, Any] = field(default_factory=dict)
+    fresh: bool = False  # the user joined after what was told before
+    ends: bool = False  # the user left after what was told before
 
     @property
     def is_silent(self) -> bool:
-        return not self.timeline and not self.state and not self.limited
+        return not (self.timeline or self.state or self.limited or self.summary or self.ends)
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What of every room is to be told, to whom, and what not: messages of `ignored` users."""
+
+    requester: Requester
+    wanted: Filter
+    ignored: AbstractSet[str] = frozenset()
+    full_state: bool = False
+    state_after: bool = False
 
 
 def first_window(task: RoomTask, timeline_filter: RoomEventFilter) -> tuple[int, int]:
@@ -86,17 +104,9 @@ def is_over(task: RoomTask, row: LocalMember, wanted: Filter, *, full_state: boo
     return task.since >= int(row.left_at) and (full_state or row.forgotten is not None)
 
 
-def answer_room(
-    requester: Requester,
-    task: RoomTask,
-    view: View,
-    wanted: Filter,
-    ahead: Ahead,
-    *,
-    full_state: bool,
-    state_after: bool,
-) -> RoomAnswer:
+def answer_room(question: Question, task: RoomTask, view: View, ahead: Ahead) -> RoomAnswer:
     """What the room has to tell to a user who is in it, or left it; silent, and not moved, if it cannot be read yet."""
+    requester, wanted = question.requester, question.wanted
     reader = Reader(requester.user_id, *view)
     row = view[1]
     if row is None:
@@ -105,40 +115,82 @@ def answer_room(
     end = int(row.position) if reader.is_joined else int(row.left_at or 0)
     last = max(min(task.target, reader.last_position), min(end, reader.last_position))
     try:
-        window = _read_window(reader, task.since, last, wanted.room.timeline, ahead)
-        if window is None or (not reader.is_joined and window.last < last):
-            return answer
         # Clients forget the state of a room that they leave: one that the user joined after the token gets it whole.
         # Its timeline goes on where it was told, for no event is told twice.
         fresh = task.since == 0 or (row.joined_since is not None and int(row.joined_since) > task.since)
-        since = 0 if full_state or fresh else task.since
-        update = room_state_update(reader, since, window, wanted.room.state, at_end=state_after)
-        answer.summary = room_summary(reader, window, whole=since == 0)
+        whole = question.full_state or fresh
+        window = _read_window(reader, task.since, last, question, ahead, whole=whole)
+        if window is None or (not reader.is_joined and window.last < last):
+            return answer
+        if not question.state_after:
+            window = without_overruled(reader, window)
+        answer.summary = room_summary(reader, window, whole=whole)
+        update = _state_update(reader, 0 if whole else task.since, window, question, answer.summary)
         if row.forgotten is not None:
             window, update = window.last_only(), []
     except KeyError:
         # Something that the log names cannot be read yet.
+        answer.summary = {}
         return answer
+    answer.fresh, answer.ends = fresh and reader.is_joined, not reader.is_joined and task.since < end
     answer.limited = window.limited or task.again or (fresh and task.since > 0)
     answer.prev_batch = RoomToken.before(window.shown[0].position if window.shown else window.last + 1).encode()
-    answer.timeline = [show(entry, None, requester) for entry in window.shown]
-    state_filter = wanted.room.state
-    if state_filter.includes_room(task.room_id):
-        events = (event for event in update if state_filter.matches(event.pdu, task.room_id))
-        answer.state = [show_state(event, None) for event in events]
+    answer.timeline = _timeline(reader, window.shown, question, limited=answer.limited)
+    answer.state = [state_event(event, wanted) for event in update]
     # Beyond their last position there is nothing for someone who left, whatever the slot says.
     answer.position = window.last if reader.is_joined else max(window.last, task.target)
     return answer
 
 
+def _timeline(reader: Reader, entries: Sequence[Entry], question: Question, *, limited: bool) -> list[dict[str, Any]]:
+    """The entries as they are told. What relates to them only if some were left out: else the client has it all."""
+    requester, bundled = question.requester, {}
+    if limited:
+        entries = with_aggregates(reader.view.head, entries)
+        bundled = bundles(reader, entries, requester, None, ignored=question.ignored)
+    return [
+        timeline_event(
+            entry,
+            requester,
+            question.wanted,
+            membership=reader.membership_at(entry),
+            relations=bundled.get(entry.position),
+        )
+        for entry in entries
+    ]
+
+
+def _state_update(
+    reader: Reader, since: int, window: Window, question: Question, summary: dict[str, Any]
+) -> list[Event]:
+    """The state that passes the filter; of the members what a lazy client needs, and was not told before."""
+    room_id, state_filter = reader.view.room_id, question.wanted.room.state
+    remembers = state_filter.lazy_load_members and not state_filter.include_redundant_members
+    requester, filter_hash = question.requester, hash(question.wanted) if remembers else 0
+    known = told_before(requester, room_id, filter_hash, since) if remembers and since else {}
+    members = Members(summary.get("m.heroes", ()), known)
+    found = room_state_update(reader, since, window, state_filter, members, at_end=question.state_after)
+    update = [event for event in found if state_filter.matches(event.pdu, room_id)][: state_filter.limit]
+    if remembers:
+        told = {event.state_key or "": event.event_id for event in update if event.type == "m.room.member"}
+        if not question.state_after:
+            told |= {
+                entry.pdu.get("state_key", ""): entry.event_id
+                for entry in window.shown
+                if entry.pdu is not None and entry.event_id is not None and entry.pdu["type"] == "m.room.member"
+            }
+        remember_told(requester, room_id, filter_hash, window.last, {**known, **told})
+    return update
+
+
 def _read_window(
-    reader: Reader, since: int, last: int, timeline_filter: RoomEventFilter, ahead: Ahead
+    reader: Reader, since: int, last: int, question: Question, ahead: Ahead, *, whole: bool
 ) -> Window | None:
     """The newest entries after `since`, as many as pass the filter and may be seen, at most as many as it wants.
 
-    None if they cannot be read yet.
+    None if they cannot be read yet. `whole`: the room's state is going to be told whole.
     """
-    head = reader.view.head
+    head, timeline_filter = reader.view.head, question.wanted.room.timeline
     limit = timeline_filter.limit_within(default=DEFAULT_LIMIT, cap=MAX_LIMIT)
     low = max(since + 1, last - limit + 1)
     entries = read_timeline(head, max(low - 1, 1), last, ahead)
@@ -148,9 +200,11 @@ def _read_window(
     if last > since and not entries:
         return None
     last = entries[-1].position if entries else last
+    if whole:
+        read_paths(reader, entries)
     visible = reader.visible(entries)
-    shown = _passing(reader, visible, timeline_filter)
-    wants = limit if not timeline_filter.excludes_everything else 0
+    shown = _passing(reader, visible, question)
+    wants = limit if _wants_any(reader, timeline_filter) else 0
     for _ in range(_MORE_PAGES):
         # Where nothing of a page could be seen, nothing before it can be either, as a rule.
         if len(shown) >= wants or low <= since + 1 or not visible:
@@ -163,14 +217,28 @@ def _read_window(
         if len(earlier) != low - lower:
             return None
         visible = reader.visible(earlier)
-        shown = [*_passing(reader, visible, timeline_filter), *shown]
+        shown = [*_passing(reader, visible, question), *shown]
         entries, low = [*earlier, *entries], lower
     limited = bool(wants) and (low > since + 1 or len(shown) > limit)
     return Window(entries, shown[-limit:], roots, since, last, limited)
 
 
-def _passing(reader: Reader, visible: Sequence[Entry], timeline_filter: RoomEventFilter) -> list[Entry]:
-    room_id = reader.view.room_id
-    if timeline_filter.excludes_everything or not timeline_filter.includes_room(room_id):
+def _wants_any(reader: Reader, timeline_filter: RoomEventFilter) -> bool:
+    return not timeline_filter.excludes_everything and timeline_filter.includes_room(reader.view.room_id)
+
+
+def _passing(reader: Reader, visible: Sequence[Entry], question: Question) -> list[Entry]:
+    timeline_filter, room_id = question.wanted.room.timeline, reader.view.room_id
+    if not _wants_any(reader, timeline_filter):
         return []
-    return [entry for entry in visible if entry.pdu is not None and timeline_filter.matches(entry.pdu, room_id)]
+    passing = [
+        entry
+        for entry in visible
+        if entry.pdu is not None
+        # Of users whom the reader ignores only the state is told.
+        and (entry.pdu["sender"] not in question.ignored or "state_key" in entry.pdu)
+        and timeline_filter.matches(entry.pdu, room_id)
+    ]
+    if timeline_filter.needs_relations:
+        passing = related_to(reader, with_aggregates(reader.view.head, passing), timeline_filter)
+    return passing

@@ -11,35 +11,36 @@ import json
 import os
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from homeserver.adapters import slim_aws
 from homeserver.adapters.slim_aws import AwsError, FunctionFailed, dynamodb, in_parallel, invoke
 from homeserver.matrix.access_token import claimed_user, token_hash
-from homeserver.matrix.errors import LimitExceeded, MatrixError, MissingToken, UnknownToken
+from homeserver.matrix.errors import MatrixError, MissingToken, UnknownToken
 from homeserver.matrix.ports import Waiter
 from homeserver.matrix.sync_token import SyncToken
 from homeserver.observability import current_meter, log
+from homeserver.services.waiting_places import place_to_wait
 from homeserver.settings import settings, table_name
 from homeserver.storage.inbox_shards import Inbox, parse_inbox, poll_request
 from homeserver.storage.large_rooms import look_at_heads
-from homeserver.storage.sync_bases import base_request, parse_bases
+from homeserver.storage.sync_bases import base_request, parse_bases, parse_ephemeral
 
 LONGEST_WAIT = 25.0  # seconds; API Gateway gives up at 30
 ANSWER_TIME = 4.0  # seconds of the invocation that waiting leaves, so that late news can still be answered
-WAITS_PER_USER = 20  # requests of one user that may wait at the same time
-LEASE_SECONDS = 60  # after which a wait that never said goodbye no longer counts
 EPOCH_SECONDS = 60.0  # for which the store's epoch is remembered: sync_answer compares it with the real one
 _LONGEST_PAUSE = 5.0  # seconds between two questions to a sync_answer that sees nothing of the news yet
-_RETRY_AFTER_MS = 5_000
+SYNC, EVENTS, PEEK, INITIAL_SYNC = "sync", "events", "peek", "initial_sync"  # what sync_answer can be asked for
 
 
 @dataclass(frozen=True, slots=True)
 class SyncRequest:
-    """What a client asks of `/sync`. `timeout` in seconds; `query` are the parameters that have no field here."""
+    """What a client asks of `/sync`. `timeout` in seconds; `query` are the parameters that have no field here.
+
+    `kind`: the endpoint that is answered, where it is one of those that came before `/sync`.
+    """
 
     access_token: str | None
     since: str | None = None
@@ -49,6 +50,7 @@ class SyncRequest:
     set_presence: str = "online"
     use_state_after: bool = False
     query: Mapping[str, str] = field(default_factory=dict)
+    kind: str = SYNC
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +76,9 @@ CLOCK = Clock()
 
 
 @dataclass(frozen=True, slots=True)
-class _Device:
+class Device:
+    """The device that an access token is of."""
+
     user_id: str
     device_id: str
 
@@ -85,56 +89,77 @@ def wait_for_news(
     """The answer of `/sync`: at once if there is something to tell, else when there is or the time is over.
 
     `remaining` is how many seconds this invocation may still take. Without `since` or `timeout`, and with
-    `full_state`, the answer is built at once. A token of an older epoch, or one whose base is gone, is news by itself.
+    `full_state`, the answer is built at once; `/events` waits without `since` too, for what comes from now on. A token
+    of an older epoch, or one whose base is gone, is news by itself.
     Raises MissingToken or UnknownToken (401); InvalidParam for a `since` that is no token, or another user's, of this
     server; LimitExceeded when the user has too many waiting requests; MatrixError (500) when no answer can be built.
     """
     ends = clock.monotonic() + remaining
-    patient = request.since is not None and request.timeout > 0 and not request.full_state
+    waits = request.since is not None or request.kind == EVENTS
+    patient = waits and request.timeout > 0 and not request.full_state
     if patient:
         device, inbox, epoch = _read_all(request.access_token, clock)
     else:
-        device, inbox, epoch = _device_of(_claim(request.access_token), clock), Inbox(), None
-    if request.since is None:
-        return _build(request, device, None, ends - clock.monotonic())
-    token = SyncToken.decode(request.since, user_id=device.user_id)
-    told = _complete(token, device) if patient else None  # who does not wait needs no base here
+        device, inbox, epoch = device_of(request.access_token, clock), Inbox(), None
     latest = request.since
-    if told is None or told.epoch != epoch or is_ahead(inbox, told):
-        answer = _build(request, device, latest, ends - clock.monotonic())
+    token = SyncToken.decode(latest, user_id=device.user_id) if latest is not None else None
+    told = _complete(token, device) if token and patient else None  # who does not wait needs no base here
+    if told is None or told.epoch != epoch or is_ahead(inbox, told, now=clock.wall()):
+        answer = build_answer(request, device, latest, ends - clock.monotonic())
         told = _told(answer.next_batch, device) if patient and answer.empty else None
         if told is None:
             return answer
         latest = answer.next_batch
-    deadline = min(ends - remaining + min(request.timeout, LONGEST_WAIT), ends - ANSWER_TIME)
+    deadline = waits_until(request, ends, remaining)
     waiter = waiter or PollingWaiter(clock)
-    with _lease(device.user_id, clock) if settings().rate_limits else nullcontext():
+    with place_to_wait(device.user_id, now=clock.wall()):
         pause = 0.0
         while waiter.news(device.user_id, told, seconds=deadline - clock.monotonic()):
             try:
-                answer = _build(request, device, latest, ends - clock.monotonic())
+                answer = build_answer(request, device, latest, ends - clock.monotonic())
             except TimeoutError:
                 break  # the news came late: the client's next request has all the time again
             told = _told(answer.next_batch, device) if answer.empty else None
             if told is None:
                 return answer
             # Nothing was told and nothing counted as told: sync_answer does not see yet what the inbox announces.
-            pause = min(max(2 * pause, _poll_seconds()), _LONGEST_PAUSE) if answer.next_batch == latest else 0.0
+            pause = min(max(2 * pause, poll_seconds()), _LONGEST_PAUSE) if answer.next_batch == latest else 0.0
             latest = answer.next_batch
             if pause and deadline > clock.monotonic():
                 clock.sleep(min(pause, deadline - clock.monotonic()))
-    return SyncAnswer(200, json.dumps({"next_batch": latest}), empty=True, next_batch=latest)
+    return SyncAnswer(200, json.dumps(_nothing(request, latest)), empty=True, next_batch=latest or "")
 
 
-def is_ahead(inbox: Inbox, told: SyncToken) -> bool:
+def waits_until(request: SyncRequest, ends: float, remaining: float) -> float:
+    """Until when a request may wait, where its invocation `ends` and had so many seconds `remaining`."""
+    return min(ends - remaining + min(request.timeout, LONGEST_WAIT), ends - ANSWER_TIME)
+
+
+def _nothing(request: SyncRequest, latest: str | None) -> dict[str, Any]:
+    """The answer that tells nothing but where the client stands."""
+    if request.kind == EVENTS:
+        return {"start": request.since or latest, "end": latest, "chunk": []}
+    return {"next_batch": latest}
+
+
+def is_ahead(inbox: Inbox, told: SyncToken, *, now: float = 0.0) -> bool:
     """Whether an inbox announces anything that a token (complete, without a base) was not told.
 
-    Looks may go backwards, as they are eventually consistent: what is behind the token is no news.
+    Looks may go backwards, as they are eventually consistent: what is behind the token is no news. That somebody has
+    stopped typing no inbox says but the time: `now` in seconds since 1970.
     """
-    return any(
-        state.position > told.positions.get(slot, 0) or state.ephemeral > told.ephemeral.get(slot, 0)
-        for slot, state in inbox.slots.items()
-    ) or any(number > told.streams.get(name, 0) for name, number in inbox.streams.items())
+    return (
+        any(
+            state.position > told.positions.get(slot, 0) or state.ephemeral > told.ephemeral.get(slot, 0)
+            for slot, state in inbox.slots.items()
+        )
+        or any(number > told.streams.get(name, 0) for name, number in inbox.streams.items())
+        or _typing_ends(told, now)
+    )
+
+
+def _typing_ends(told: SyncToken, now: float) -> bool:
+    return any(end <= now * 1000 for end in told.typing.values())
 
 
 @dataclass(slots=True)
@@ -149,16 +174,17 @@ class PollingWaiter:
         seen: list[Any] | None = None
         inbox = Inbox()
         while (left := deadline - self.clock.monotonic()) > 0:
-            pause = _poll_seconds() * random.uniform(0.9, 1.1)  # noqa: S311 - jitter, not a secret
+            pause = poll_seconds() * random.uniform(0.9, 1.1)  # noqa: S311 - jitter, not a secret
             self.clock.sleep(min(pause, left))
             items = _poll(user_id)
             # Comparing what came is much cheaper than taking it apart, and mostly it is the same as before.
             if items != seen:
                 inbox, seen = parse_inbox(items), items
-            elif not inbox.has_large_rooms:
+            elif not inbox.has_large_rooms and not _typing_ends(told, self.clock.wall()):
                 continue
-            look_at_heads(dynamodb, user_id, inbox, consistent=False)
-            if is_ahead(inbox, told):
+            # Receipts of large rooms end no wait; but where it ends anyway, they are told.
+            look_at_heads(dynamodb, user_id, inbox, consistent=False, ephemeral=pause >= left)
+            if is_ahead(inbox, told, now=self.clock.wall()):
                 return True
         return False
 
@@ -169,7 +195,8 @@ def _look(user_id: str) -> Inbox:
     return inbox
 
 
-def _poll_seconds() -> float:
+def poll_seconds() -> float:
+    """The time between two looks."""
     return settings().sync_poll_ms / 1000
 
 
@@ -184,16 +211,19 @@ def _poll(user_id: str) -> list[Any]:
         request["ExclusiveStartKey"] = answer["LastEvaluatedKey"]
 
 
-def _told(text: str, device: _Device) -> SyncToken | None:
+def _told(text: str, device: Device) -> SyncToken | None:
     """A token with all its positions, or None when its base is unknown. Raises InvalidParam."""
     return _complete(SyncToken.decode(text, user_id=device.user_id), device)
 
 
-def _complete(token: SyncToken, device: _Device) -> SyncToken | None:
+def _complete(token: SyncToken, device: Device) -> SyncToken | None:
     if not token.base:
         return token
-    bases = parse_bases(dynamodb("GetItem", base_request(device.user_id, device.device_id)).get("Item"))
-    return token.with_base(bases[token.base]) if token.base in bases else None
+    item = dynamodb("GetItem", base_request(device.user_id, device.device_id)).get("Item")
+    bases = parse_bases(item)
+    if token.base not in bases:
+        return None
+    return token.with_base(bases[token.base], parse_ephemeral(item).get(token.base))
 
 
 # ── Who asks ─────────────────────────────────────────────────────────────────────────────────────────────
@@ -209,17 +239,22 @@ def _claim(token: str | None) -> tuple[str, str]:
     return token, claimed
 
 
-def _read_all(access_token: str | None, clock: Clock) -> tuple[_Device, Inbox, int | None]:
+def _read_all(access_token: str | None, clock: Clock) -> tuple[Device, Inbox, int | None]:
     """Requester, inbox and epoch in one round: the inbox of whom the token claims, used once the claim holds."""
     claim = _claim(access_token)
-    calls: list[Callable[[], Any]] = [lambda: _device_of(claim, clock), lambda: _look(claim[1])]
+    calls: list[Callable[[], Any]] = [lambda: _checked(claim, clock), lambda: _look(claim[1])]
     if _known_epoch is None or clock.monotonic() >= _known_epoch[1]:
         calls.append(lambda: _read_epoch(clock))
     device, inbox, *_ = in_parallel(*calls)
     return device, inbox, _known_epoch[0] if _known_epoch else None
 
 
-def _device_of(claim: tuple[str, str], clock: Clock) -> _Device:
+def device_of(access_token: str | None, clock: Clock) -> Device:
+    """The device of an access token. Raises MissingToken or UnknownToken (401)."""
+    return _checked(_claim(access_token), clock)
+
+
+def _checked(claim: tuple[str, str], clock: Clock) -> Device:
     """The device of an access token, by the rules and the records of services.access_tokens."""
     token, claimed = claim
     key = {"hash": {"S": token_hash(token)}}
@@ -231,7 +266,7 @@ def _device_of(claim: tuple[str, str], clock: Clock) -> _Device:
         raise UnknownToken("This access token has expired.", extra={"soft_logout": True})
     if record.get("unused", {}).get("BOOL"):
         _mark_used(key)
-    return _Device(claimed, record["device"]["S"])
+    return Device(claimed, record["device"]["S"])
 
 
 def _mark_used(key: Mapping[str, Any]) -> None:
@@ -272,9 +307,9 @@ def _read_epoch(clock: Clock) -> None:
 # ── Who answers ──────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _build(request: SyncRequest, device: _Device, since: str | None, seconds: float) -> SyncAnswer:
+def build_answer(request: SyncRequest, device: Device, since: str | None, seconds: float) -> SyncAnswer:
     """What the function `sync_answer` answers. Raises MatrixError (500) if it fails, TimeoutError if it is slow."""
-    payload = {
+    payload: dict[str, Any] = {
         "user_id": device.user_id,
         "device_id": device.device_id,
         "since": since,
@@ -284,6 +319,8 @@ def _build(request: SyncRequest, device: _Device, since: str | None, seconds: fl
         "use_state_after": request.use_state_after,
         "query": dict(request.query),
     }
+    if request.kind != SYNC:
+        payload["kind"] = request.kind
     try:
         reply = invoke(os.environ["SYNC_ANSWER_FUNCTION"], payload, seconds=max(1.0, seconds - 0.5))
         answer = SyncAnswer(reply["status"], reply["body"], bool(reply.get("empty")), reply.get("next_batch") or "")
@@ -305,42 +342,3 @@ def _add_to_meter(consumed: Mapping[str, float] | None) -> None:
     meter.wru += consumed.get("wru", 0.0)
     if slim_aws.transport is None:  # else it ran in this very thread, whose time is counted already
         meter.cpu_started -= consumed.get("cpu", 0.0) / 1000
-
-
-# ── How many may wait ────────────────────────────────────────────────────────────────────────────────────
-
-
-@contextmanager
-def _lease(user_id: str, clock: Clock) -> Iterator[None]:
-    """A place among the user's waiting requests: `LIMITS`, bucket `wait/<user>`, one attribute a request.
-
-    An attribute holds the second at which it stops counting, so a place that a crash left behind frees itself.
-    Raises LimitExceeded when all places are taken.
-    """
-    mine = f"w{os.urandom(6).hex()}"
-    now = int(clock.wall())
-    until = {"N": str(now + LEASE_SECONDS)}
-    item = _update_leases(
-        user_id,
-        UpdateExpression="SET #mine = :until, #expires = :until",
-        ExpressionAttributeNames={"#mine": mine, "#expires": "expires"},
-        ExpressionAttributeValues={":until": until},
-        ReturnValues="ALL_NEW",
-    )["Attributes"]
-    leases = {name: int(value["N"]) for name, value in item.items() if name[0] == "w"}
-    over = [mine, *(name for name, end in leases.items() if end <= now)]
-    try:
-        if len(leases) - len(over) + 1 > WAITS_PER_USER:
-            raise LimitExceeded("Too many requests of this user are waiting.", retry_after_ms=_RETRY_AFTER_MS)
-        yield
-    finally:
-        names = {f"#l{number}": name for number, name in enumerate(over)}
-        try:
-            _update_leases(user_id, UpdateExpression=f"REMOVE {', '.join(names)}", ExpressionAttributeNames=names)
-        except (AwsError, OSError):
-            log.exception("a place among the waiting requests was not given back; it frees itself")
-
-
-def _update_leases(user_id: str, **update: Any) -> dict[str, Any]:
-    key = {"bucket": {"S": f"wait/{user_id}"}}
-    return dynamodb("UpdateItem", {"TableName": table_name("LIMITS"), "Key": key, **update})

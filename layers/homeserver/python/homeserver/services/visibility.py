@@ -51,6 +51,20 @@ class Reader:
             return False
         return self.row.left_at is None or position <= self.row.left_at
 
+    def membership_at(self, entry: Entry) -> str | None:
+        """The user's membership at an entry that `visible` let pass, after the event; None where it is not known.
+
+        No read: it is what the entry's visibility was decided by. Source: `unsigned.membership` of "ClientEvent".
+        """
+        pdu = entry.pdu
+        if pdu is not None and (pdu["type"], pdu.get("state_key")) == ("m.room.member", self.user_id):
+            return str(pdu["content"].get("membership", "leave"))
+        if self.was_there(entry.position):
+            return "join"
+        state = self._states.get(entry.own_root)
+        # Who forgot the room is a stranger in it, of whom nothing is looked up.
+        return state.membership if state is not None and self.row is not None else None
+
     def visible(self, entries: Sequence[Entry]) -> list[Entry]:
         """Those of the entries that the user may see; markers are never among them.
 
@@ -98,7 +112,7 @@ class Reader:
         nodes = StateNodes(self.view.room_id)
         # Who has no row was never a member, or has forgotten the room and reads it as a stranger.
         keys = [_VISIBILITY, member] if self.row is not None else [_VISIBILITY]
-        ids = {root: state_tree.get_many(nodes, root, keys) for root in missing}
+        ids = state_tree.get_many_of(nodes, missing, keys)
         wanted = {event_id for found in ids.values() for event_id in found.values()}
         events = fetch_state_events(self.view.room_id, wanted, self.view.rules) if wanted else {}
         for root, found in ids.items():

@@ -29,6 +29,7 @@ class Account(_AccountItem):
     created = NumberAttribute()
     password = UnicodeAttribute(null=True)  # an argon2 hash; absent: nobody can log in with a password
     admin = BooleanAttribute(null=True)
+    guest = BooleanAttribute(null=True)
     # Deactivation takes several steps: from the first one nobody can log in, at the last one everything is gone.
     deactivating = BooleanAttribute(null=True)
     deactivated = BooleanAttribute(null=True)
@@ -99,7 +100,16 @@ def usable_with(password_hash: str | None) -> Condition:
     return both
 
 
-def create_account(transaction: Transaction, user_id: str, *, password_hash: str | None, admin: bool, now: int) -> None:
+def create_account(
+    transaction: Transaction,
+    user_id: str,
+    *,
+    password_hash: str | None,
+    admin: bool,
+    now: int,
+    guest: bool = False,
+) -> None:
     """Add a new account to a transaction; its label is `account`, which fails if the user ID is taken."""
     account = Account(user_id, ACCOUNT, created=now, password=password_hash, admin=admin or None)
+    account.guest = guest or None
     transaction.put("account", account, Account.user.does_not_exist())

@@ -4,7 +4,7 @@ For each local user, how far each of their rooms has come, in a few small items 
   `i`            counters of the account-wide streams, and the next free slot
   `i00`, `i01`   shards of 64 slots; slot s is number n = s % 64 of shard s // 64, and has the attributes
                  `<n>`  position * 100,000 + arrival of the last event
-                 `e<n>` ephemeral number
+                 `e<n>` ephemeral number: of the last receipt, or change of who is typing (see storage.ephemeral)
                  `h<n>` above 0 where the room is a large one: its head says how far it is (see large_rooms)
                  Times are counted in hours since 2025.
   `v/<room>`     pending and withdrawn invitations
@@ -119,6 +119,18 @@ def parse_inbox(items: list[Mapping[str, Any]]) -> Inbox:
             elif name[0] == "h":
                 state.large = number > 0
     return inbox
+
+
+def announce_ephemeral_request(user_id: str, slot: int, number: int) -> dict[str, Any]:
+    """The UpdateItem that moves a slot's ephemeral number forward, and fails if it is there already."""
+    return {
+        "TableName": inbox_table(),
+        "Key": {"user": {"S": user_id}, "k": {"S": shard_key(slot)}},
+        "UpdateExpression": "SET #e = :n",
+        "ConditionExpression": "attribute_not_exists(#e) OR #e < :n",
+        "ExpressionAttributeNames": {"#e": slot_attribute("e", slot)},
+        "ExpressionAttributeValues": {":n": {"N": str(number)}},
+    }
 
 
 def advance_request(user_id: str, slot: int, position: int, arrived: int) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Invitations of local users in their inboxes: `v/<room>`, pending ones and those that ended.
+"""Invitations and knocks of local users in their inboxes: `v/<room>`, pending ones and those that ended.
 
 They have a number in the account-wide stream `invites` and a cap of their own, so that spam cannot fill an inbox. What
 is told of a room goes by the room's position: later positions win, whoever writes first. An invitation that was
@@ -21,12 +21,13 @@ from homeserver.storage.inbox import Counters, raise_stream
 from homeserver.storage.inbox_shards import COUNTERS
 
 MOST_INVITES = 200  # beyond it the oldest disappears from the inbox; its room can still be joined by ID
+_PENDING = frozenset({"invite", "knock"})
 _PREFIX = "v/"
 _TRIES = 8
 
 
 class InviteItem(Item):
-    """What is told to a user of a room that they are, or were, invited to."""
+    """What is told to a user of a room that they are, or were, invited to or knocking at."""
 
     class Meta:
         table_name = table_name("INBOX")
@@ -36,14 +37,14 @@ class InviteItem(Item):
     number = NumberAttribute(attr_name="n")
     # Position in the room of the membership event that is told
     position = NumberAttribute(attr_name="p")
-    # "invite": `told` is stripped state; "leave": `told` is the one event that ended it; "join": nothing is told
+    # "invite", "knock": `told` is stripped state; "leave": `told` is the event that ended it; "join": nothing is told
     membership = UnicodeAttribute(attr_name="m")
     told = BinaryAttribute(attr_name="j", legacy_encoding=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Invite:
-    """An invitation, or the end of one; `events` as they go into the answer of `/sync`."""
+    """An invitation or a knock, or the end of one; `events` as they go into the answer of `/sync`."""
 
     room_id: str
     number: int
@@ -58,7 +59,7 @@ def _parse(item: InviteItem) -> Invite:
 
 
 def invites_of(user_id: str) -> list[Invite]:
-    """All invitations of a user, pending and ended."""
+    """All invitations and knocks of a user, pending and ended."""
     return [_parse(item) for item in query_range(InviteItem, user_id, _PREFIX, consistent=True)]
 
 
@@ -94,14 +95,14 @@ def tell(user_id: str, room_id: str, position: int, membership: str, events: Seq
 
 
 def _least_wanted(others: list[InviteItem]) -> list[InviteItem]:
-    """The items that give way to another one: ended invitations first, then the oldest."""
+    """The items that give way to another one: what has ended first, then the oldest."""
     surplus = len(others) + 1 - MOST_INVITES
-    ordered = sorted(others, key=lambda item: (item.membership == "invite", item.number))
+    ordered = sorted(others, key=lambda item: (item.membership in _PENDING, item.number))
     return ordered[: max(0, surplus)]
 
 
 def drop(user_id: str, room_id: str, position: int) -> None:
-    """An invitation was accepted at this position of the room: it is told no more."""
+    """An invitation was accepted at this position of the room, or who knocked came in: it is told no more."""
     item = InviteItem(user_id, _PREFIX + room_id)
     actions: list[Action] = [
         InviteItem.membership.set("join"),

@@ -5,6 +5,9 @@ instead (`h<n>` in the shard, see inbox_shards), once; from then on whoever read
 slot's position and the head's. With fewer than `LARGE_UNTIL` members the marks are taken away again, and the slots
 follow as before. Between the two a room stays what it was, so that it does not change with every join and leave.
 
+Receipts and typing users are not announced there either, but to whom they are of. They never end a wait: in a room of
+thousands somebody reads all the time. Readers look at them with what else they have to tell, and when a wait is over.
+
 Users without a marked slot pay nothing: the marks come with the poll, and only they cause a further read.
 
 This module imports neither PynamoDB nor botocore: the waiting loop of `/sync` can use it.
@@ -45,10 +48,11 @@ def mark_request(user_id: str, slot: int, position: int, *, large: bool) -> dict
     }
 
 
-def look_at_heads(dispatch: Dispatch, user_id: str, inbox: Inbox, *, consistent: bool) -> None:
+def look_at_heads(dispatch: Dispatch, user_id: str, inbox: Inbox, *, consistent: bool, ephemeral: bool = False) -> None:
     """Move the marked slots of an inbox to where the heads of their rooms are: one round, and one for unknown slots.
 
-    `dispatch` makes one call to DynamoDB. Without marked slots nothing is read.
+    `ephemeral`: also to the ephemeral numbers of these rooms. `dispatch` makes one call to DynamoDB. Without marked
+    slots nothing is read.
     """
     marked = [slot for slot, state in inbox.slots.items() if state.large]
     if not marked:
@@ -59,13 +63,15 @@ def look_at_heads(dispatch: Dispatch, user_id: str, inbox: Inbox, *, consistent:
         for item in _get_all(dispatch, inbox_table(), keys, consistent=True):
             _rooms[user_id, int(item["k"]["S"])] = item["r"]["S"]
     slots = {_rooms[user_id, slot]: slot for slot in marked if (user_id, slot) in _rooms}
-    heads = [{"room": {"S": room_id}, "k": {"S": "head"}} for room_id in slots]
-    for head in _get_all(dispatch, table_name("ROOMS"), heads, consistent=consistent):
-        state = inbox.slots[slots[head["room"]["S"]]]
-        position = int(head["p"]["N"])
-        if position > state.position:
-            state.position = position
-            state.arrived = int(head["ta"]["N"])
+    kinds = ("head", "ephemeral") if ephemeral else ("head",)
+    keys = [{"room": {"S": room_id}, "k": {"S": kind}} for room_id in slots for kind in kinds]
+    for item in _get_all(dispatch, table_name("ROOMS"), keys, consistent=consistent):
+        state = inbox.slots[slots[item["room"]["S"]]]
+        if item["k"]["S"] == "ephemeral":
+            state.ephemeral = max(state.ephemeral, int(item["a"]["N"]))
+        elif int(item["p"]["N"]) > state.position:
+            state.position = int(item["p"]["N"])
+            state.arrived = int(item["ta"]["N"])
 
 
 def _get_all(

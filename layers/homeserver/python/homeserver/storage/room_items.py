@@ -46,11 +46,16 @@ class Head(_RoomItem):
     # Positions of the last change of state and of the last redaction: keys of caches
     state_position = NumberAttribute(attr_name="sp")
     redaction_position = NumberAttribute(attr_name="rd", default=0)
+    # Position of the last change of what relates to an event (storage.relations): the aggregates of timeline entries
+    aggregate_position = NumberAttribute(attr_name="ra", default=0)
     # Milliseconds: when the last event arrived, and the last one that moves the room up in a list
     arrived = NumberAttribute(attr_name="ta")
     bumped = NumberAttribute(attr_name="tb")
     local_members = NumberAttribute(attr_name="lm", default=0)
     remote_servers = NumberAttribute(attr_name="rs", default=0)
+    # Who merges a fork alone, and until when in milliseconds: others wait meanwhile (services.receive_events)
+    lease_holder = UnicodeAttribute(attr_name="lh", null=True)
+    lease_until = NumberAttribute(attr_name="lu", null=True)
 
 
 # The state that authorises events and that every send needs: named on the head by these letters.
@@ -94,6 +99,9 @@ class RemoteServer(_RoomItem):
     left_at = NumberAttribute(attr_name="la", null=True)
 
 
+INBOX_CURSOR = "cursor/inbox"  # the inbox follower's
+
+
 class Cursor(_RoomItem):
     """How far a follower has worked: `cursor/<follower>`; `root` is the state it saw there."""
 
@@ -101,6 +109,12 @@ class Cursor(_RoomItem):
     root = BinaryAttribute(attr_name="r", legacy_encoding=False)
     # 1 while the inboxes of the room's local members do not follow it, see large_rooms (inbox follower only)
     large = NumberAttribute(attr_name="lg", null=True)
+
+
+class RoomGuest(_RoomItem):
+    """A guest account that joined the room: `room_guest/<user>`. `room_guest` itself counts these items."""
+
+    listed = NumberAttribute(attr_name="n", null=True)
 
 
 class RoomAlias(_RoomItem):
@@ -153,12 +167,16 @@ class EventRecord(Item):
     depth = NumberAttribute(attr_name="d", null=True)
     state_before = BinaryAttribute(attr_name="sb", legacy_encoding=False, null=True)
     state_after = BinaryAttribute(attr_name="sa", legacy_encoding=False, null=True)
-    # "o" outlier, "r" rejected, "s" soft-failed; absent: none
+    # "o" outlier, "r" rejected, "s" soft-failed, "h" a redaction hidden from clients, "or" both; absent: none
     flags = UnicodeAttribute(attr_name="fl", null=True)
     cover = BinaryAttribute(attr_name="cv", legacy_encoding=False, null=True)
     packed = BinaryAttribute(attr_name="j", legacy_encoding=False, null=True)
+    # [rel_type, parent's event ID] of an event that relates to another
+    relates = JSONAttribute(attr_name="re", null=True)
     # For an item `chain/<chain>/<number>`: the event with these chain-cover coordinates
     at = UnicodeAttribute(attr_name="at", null=True)
+    # For an item `redacts/<event ID>`: redactions that came before the event they redact
+    waiting: ListAttribute[str] = ListAttribute(attr_name="w", null=True)
 
 
 class TreeNode(Item):
@@ -200,7 +218,7 @@ class ClientTransaction(Item):
 
 
 class Alias(Item):
-    """A room alias of this server; `published/<room>` says that a room is in the published directory."""
+    """A room alias of this server."""
 
     class Meta:
         table_name = table_name("DIRECTORY")

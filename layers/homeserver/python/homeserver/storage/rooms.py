@@ -127,6 +127,12 @@ def _is_named(head: Head, key: StateKey, entry: StateEntry | None) -> bool:
     return letter is None or head.authorising.get(letter) == (entry.event.event_id if entry else None)
 
 
+def remembered(room_id: str, key: StateKey) -> Event | None:
+    """A state event as this process read it last, for who has just read it and wants no other read; may be outdated."""
+    known = _authorising.get((room_id, key))
+    return known[1].event if known is not None else None
+
+
 def remember(room_id: str, state: Mapping[StateKey, StateEntry], redaction: int) -> None:
     """Keep the authorising state among these entries, so that the next read of the room need not bring it.
 
@@ -142,16 +148,15 @@ def remember(room_id: str, state: Mapping[StateKey, StateEntry], redaction: int)
 def _follow_tree(
     head: Head, wanted: Sequence[StateKey], state: dict[StateKey, StateEntry], rules: RoomVersionRules
 ) -> None:
-    """Where the rows lag behind the head's root, take the entries that differ from the tree."""
-    nodes = StateNodes(head.room)
-    changed = state_tree.diff(nodes, head.rows_root, head.root)
-    ids = {key: changed[key][1] for key in wanted if key in changed}
-    events = fetch_state_events(head.room, [i for i in ids.values() if i is not None], rules)
-    for key, event_id in ids.items():
-        if event_id is None:
+    """Where the rows lag behind the head's root, take the entries that differ from the tree: one path an entry."""
+    ids = state_tree.get_many(StateNodes(head.room), head.root, wanted)
+    late = [event_id for key, event_id in ids.items() if key not in state or state[key].event.event_id != event_id]
+    events = fetch_state_events(head.room, late, rules, consistent=True) if late else {}
+    for key in wanted:
+        if key not in ids:
             state.pop(key, None)
-        else:
-            state[key] = events[event_id]
+        elif ids[key] in events:
+            state[key] = events[ids[key]]
 
 
 def fetch_state_events(

@@ -76,15 +76,19 @@ class StateNodes:
     def write(self) -> None:
         """Store the new nodes. They come before the commit that names them; an orphan does no harm."""
         fresh = {node_id: data for node_id, data in self.new.items() if (self.room_id, node_id) not in _cache}
+        self.write_beside(fresh)
+        _remember(self.room_id, fresh)
+        self.new.clear()
+
+    def write_beside(self, items: Mapping[bytes, bytes]) -> None:
+        """Store what belongs to nodes of the room under keys that are no node's."""
         table = TreeNode.Meta.table_name
         writes: list[dict[str, Any]] = [
             {"PutRequest": {"Item": {"room": {"S": self.room_id}, "node": {"B": node_id}, "d": {"B": data}}}}
-            for node_id, data in fresh.items()
+            for node_id, data in items.items()
         ]
         chunks = [writes[i : i + _BATCH_WRITE_LIMIT] for i in range(0, len(writes), _BATCH_WRITE_LIMIT)]
         in_parallel(*[lambda chunk=chunk: _write_all(table, chunk) for chunk in chunks])
-        _remember(self.room_id, fresh)
-        self.new.clear()
 
 
 def _write_all(table: str, writes: list[dict[str, Any]]) -> None:

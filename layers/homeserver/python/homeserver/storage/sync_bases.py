@@ -33,31 +33,50 @@ def base_request(user_id: str, device_id: str) -> dict[str, Any]:
 
 def parse_bases(item: Mapping[str, Any] | None) -> dict[int, dict[int, int]]:
     """Number -> slot -> position of the bases that an item holds; empty for no item."""
-    bases = {}
+    return _vectors(item, "b")
+
+
+def parse_ephemeral(item: Mapping[str, Any] | None) -> dict[int, dict[int, int]]:
+    """Number -> slot -> ephemeral number of the bases that an item holds; only those that have any."""
+    return _vectors(item, "e")
+
+
+def _vectors(item: Mapping[str, Any] | None, letter: str) -> dict[int, dict[int, int]]:
+    vectors = {}
     for name, value in (item or {}).items():
-        if name[0] == "b" and name[1:].isdigit():
+        if name[0] == letter and name[1:].isdigit():
             content = value["B"]
-            bases[int(name[1:])] = _decode(content if isinstance(content, bytes) else b64decode(content))
-    return bases
+            vectors[int(name[1:])] = _decode(content if isinstance(content, bytes) else b64decode(content))
+    return vectors
 
 
 def store_base_request(
-    user_id: str, device_id: str, number: int, positions: Mapping[int, int], kept: Mapping[int, Mapping[int, int]]
+    user_id: str,
+    device_id: str,
+    number: int,
+    positions: Mapping[int, int],
+    kept: Mapping[int, Mapping[int, int]],
+    *,
+    ephemeral: Mapping[int, int] | None = None,
+    kept_ephemeral: Mapping[int, Mapping[int, int]] | None = None,
 ) -> dict[str, Any]:
     """The PutItem that adds base `number` (above 0 and all before) and keeps the newest of the others, `kept`.
 
+    `ephemeral` and `kept_ephemeral` are the ephemeral numbers of the same bases.
     It fails with a ConditionalCheckFailedException where another request stored this number or a higher one first.
     """
     if number < 1 or any(number <= other for other in kept):
         raise ValueError(f"base {number} is not newer than {sorted(kept)}")
     newest_first = sorted(kept, reverse=True)[: KEPT_BASES - 1]
     vectors = {number: positions, **{other: kept[other] for other in newest_first}}
+    numbers = {number: ephemeral or {}, **{other: (kept_ephemeral or {}).get(other, {}) for other in newest_first}}
     return {
         "TableName": table_name("INBOX"),
         "Item": {
             **_key(user_id, device_id),
             _NEWEST: {"N": str(number)},
             **{f"b{n}": {"B": _encode(vector)} for n, vector in vectors.items()},
+            **{f"e{n}": {"B": _encode(vector)} for n, vector in numbers.items() if any(vector.values())},
         },
         "ConditionExpression": "attribute_not_exists(#n) OR #n < :n",
         "ExpressionAttributeNames": {"#n": _NEWEST},

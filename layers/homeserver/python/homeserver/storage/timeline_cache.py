@@ -4,10 +4,15 @@ An entry never changes but for its redaction, and the head names the position of
 kept under the same number is still right. An entry may be kept under a number only if it was certainly read after that
 redaction. So every read knows a position that was committed before it began, and a redaction that lies below it is in
 what was read. The very last commit is left out for a while: a transaction's items do not become visible at one moment.
+
+The aggregate of the events that relate to an entry changes later than the entry. The head names the position of the
+last change of any aggregate as well, and each kept entry the one under which its aggregate was right. An event can only
+be related to by what comes after it, so an entry at or behind that position has no aggregate. Who shows aggregates asks
+for them with `with_aggregates`; others pay nothing for them, and neither do rooms that never had one.
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from homeserver.storage.room_items import Head
@@ -18,6 +23,8 @@ _CACHED_ENTRIES = 200  # of one room, the newest
 SETTLED_AFTER_MS = 5_000  # by then every item of a commit can be read
 
 _rooms: dict[str, tuple[int, dict[int, Entry]]] = {}
+# By room and position: the `aggregate_position` under which the kept entry's aggregate was right; absent means 0
+_aggregated: dict[str, dict[int, int]] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +40,13 @@ NOTHING_AHEAD = Ahead(0, {})
 
 def is_settled(head: Head, committed: int) -> bool:
     """Whether a read that began when position `committed` was committed saw the room's last redaction for certain."""
-    redaction = int(head.redaction_position)
-    if redaction < committed:
+    return _was_seen(head, int(head.redaction_position), committed)
+
+
+def _was_seen(head: Head, change: int, committed: int) -> bool:
+    if change < committed:
         return True
-    return redaction <= committed and time.time() * 1000 - int(head.arrived) > SETTLED_AFTER_MS
+    return change <= committed and time.time() * 1000 - int(head.arrived) > SETTLED_AFTER_MS
 
 
 def read_ahead(room_id: str, low: int, high: int) -> Ahead:
@@ -72,12 +82,44 @@ def read_timeline(head: Head, low: int, high: int, ahead: Ahead = NOTHING_AHEAD)
             fresh.update(read)
     if fresh:
         _remember(head.room, redaction, {**kept, **fresh}, int(head.position))
+        if head.aggregate_position:
+            _mark(head, [entry for entry in fresh.values() if entry.position in ahead.entries], ahead.committed)
+            _mark(head, [entry for entry in fresh.values() if entry.position not in ahead.entries], int(head.position))
     entries = []
     for position in range(low, high + 1):
         if position not in merged:
             break
         entries.append(merged[position])
     return entries
+
+
+def _mark(head: Head, entries: Iterable[Entry], committed: int) -> None:
+    """Note whether the aggregates of entries that were just read are those that the head means."""
+    last = int(head.aggregate_position)
+    mark = last if _was_seen(head, last, committed) else -1
+    marks = _aggregated.setdefault(head.room, {})
+    if len(marks) > 4 * _CACHED_ENTRIES:
+        marks.clear()
+    marks.update({entry.position: mark for entry in entries})
+
+
+def with_aggregates(head: Head, entries: Sequence[Entry]) -> list[Entry]:
+    """Entries of a room, as `read_timeline` gave them for the same head, with their aggregates as they are now.
+
+    One round for those of which it is not known; none in a room without aggregates.
+    """
+    last = int(head.aggregate_position)
+    marks = _aggregated.get(head.room, {})
+    doubtful = [e.position for e in entries if e.position < last and marks.get(e.position, 0) != last]
+    if not doubtful:
+        return list(entries)
+    read = {entry.position: entry for entry in read_positions(head.room, doubtful[0], doubtful[-1])}
+    known = _rooms.get(head.room)
+    if known is not None and known[0] == int(head.redaction_position) and is_settled(head, int(head.position)):
+        kept = {position: entry for position, entry in read.items() if position in known[1]}
+        known[1].update(kept)
+        _mark(head, kept.values(), int(head.position))
+    return [read.get(entry.position, entry) for entry in entries]
 
 
 def _remember(room_id: str, redaction: int, entries: dict[int, Entry], head_position: int) -> None:
@@ -87,4 +129,5 @@ def _remember(room_id: str, redaction: int, entries: dict[int, Entry], head_posi
     _rooms.pop(room_id, None)
     _rooms[room_id] = (redaction, entries)
     while len(_rooms) > _CACHED_ROOMS:
-        _rooms.pop(next(iter(_rooms)), None)
+        _aggregated.pop(oldest_room := next(iter(_rooms)), None)
+        _rooms.pop(oldest_room, None)

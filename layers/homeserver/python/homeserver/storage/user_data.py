@@ -18,7 +18,7 @@ from pynamodb.attributes import BinaryAttribute, NumberAttribute, UnicodeAttribu
 from pynamodb.exceptions import PutError
 
 from homeserver.settings import table_name
-from homeserver.storage.connection import Item, Transaction, batch_get, connection
+from homeserver.storage.connection import Item, Transaction, batch_get, connection, query_range
 from homeserver.storage.inbox import Counters, raise_stream
 from homeserver.storage.inbox_shards import COUNTERS
 
@@ -146,6 +146,12 @@ def changes_since(user_id: str, n: int) -> list[AccountData]:
 def all_of(user_id: str) -> list[AccountData]:
     """All account data of a user, in the order of change."""
     return changes_since(user_id, 0)
+
+
+def of_room(user_id: str, room_id: str) -> list[AccountData]:
+    """All account data of a user for one room: one round."""
+    prefix = account_data_key(room_id, "")
+    return [_account_data(item) for item in query_range(UserData, user_id, prefix, consistent=True)]
 
 
 def _filter_key(filter_id: str) -> str:

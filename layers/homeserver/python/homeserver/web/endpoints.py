@@ -11,6 +11,7 @@ from typing import Generic, TypeVar
 
 V3 = ("r0", "v3")
 V1 = ("v1",)
+V2 = ("v2",)
 
 R = TypeVar("R")  # what a handler returns
 _PARAMETER = re.compile(r"{([a-z_]+)(\.\.\.)?}")
@@ -18,12 +19,16 @@ _PARAMETER = re.compile(r"{([a-z_]+)(\.\.\.)?}")
 
 @dataclass(frozen=True, slots=True)
 class Endpoint(Generic[R]):
-    """One method and path that a function answers; `{version}` in the path is one of `versions`."""
+    """One method and path that a function answers; `{version}` in the path is one of `versions`.
+
+    `federation` ones are answered only while this server takes part in federation (the setting `FEDERATION`).
+    """
 
     method: str
     path: str
     versions: tuple[str, ...]
     handler: Callable[..., R]
+    federation: bool = False
 
     def starlette_paths(self) -> list[str]:
         """The path in Starlette's notation, once a version."""
@@ -34,16 +39,17 @@ class Endpoint(Generic[R]):
 
 
 class Router(Generic[R]):
-    """The endpoints of one function."""
+    """The endpoints of one function; with `federation`, those are all for other servers."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, federation: bool = False) -> None:
         self.endpoints: list[Endpoint[R]] = []
+        self._federation = federation
 
     def _route(
         self, method: str, path: str, versions: tuple[str, ...]
     ) -> Callable[[Callable[..., R]], Callable[..., R]]:
         def register(handler: Callable[..., R]) -> Callable[..., R]:
-            self.endpoints.append(Endpoint(method, path, versions, handler))
+            self.endpoints.append(Endpoint(method, path, versions, handler, self._federation))
             return handler
 
         return register

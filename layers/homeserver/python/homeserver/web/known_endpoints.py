@@ -29,11 +29,14 @@ _R0_V3 = {
     "/profile/{user_id}/{key_name}": "GET PUT DELETE",
     "/user/{user_id}/account_data/{data_type...}": "GET PUT",
     "/user/{user_id}/rooms/{room_id}/account_data/{data_type...}": "GET PUT",
+    "/user/{user_id}/rooms/{room_id}/tags": "GET",
+    "/user/{user_id}/rooms/{room_id}/tags/{tag...}": "PUT DELETE",
     "/user/{user_id}/filter": "POST",
     "/user/{user_id}/filter/{filter_id}": "GET",
     # client_rooms
     "/createRoom": "POST",
     "/join/{room_id_or_alias...}": "POST",
+    "/knock/{room_id_or_alias...}": "POST",
     "/rooms/{room_id}/join": "POST",
     "/rooms/{room_id}/invite": "POST",
     "/rooms/{room_id}/leave": "POST",
@@ -41,6 +44,7 @@ _R0_V3 = {
     "/rooms/{room_id}/ban": "POST",
     "/rooms/{room_id}/unban": "POST",
     "/rooms/{room_id}/forget": "POST",
+    "/rooms/{room_id}/upgrade": "POST",
     "/rooms/{room_id}/aliases": "GET",
     "/joined_rooms": "GET",
     "/directory/room/{alias...}": "GET PUT DELETE",
@@ -56,13 +60,47 @@ _R0_V3 = {
     "/rooms/{room_id}/context/{event_id...}": "GET",
     "/rooms/{room_id}/members": "GET",
     "/rooms/{room_id}/joined_members": "GET",
+    "/rooms/{room_id}/initialSync": "GET",
+    "/events/{event_id...}": "GET",
+    # client_ephemeral
+    "/rooms/{room_id}/typing/{user_id...}": "PUT",
+    "/rooms/{room_id}/receipt/{receipt_type}/{event_id...}": "POST",
+    "/rooms/{room_id}/read_markers": "POST",
+    # client_directory
+    "/publicRooms": "GET POST",
+    "/directory/list/room/{room_id...}": "GET PUT",
+    "/user_directory/search": "POST",
+    # client_search
+    "/search": "POST",
+    "/rooms/{room_id}/report": "POST",
+    "/rooms/{room_id}/report/{event_id...}": "POST",
+    "/users/{user_id}/report": "POST",
     # client_sync
     "/sync": "GET",
+    "/events": "GET",
+    "/initialSync": "GET",
 }
 
 _V1 = {
     # client_login
     "/register/m.login.registration_token/validity": "GET",
+    # client_history
+    "/rooms/{room_id}/timestamp_to_event": "GET",
+    "/rooms/{room_id}/relations/{event_id}": "GET",
+    "/rooms/{room_id}/relations/{event_id}/{rel_type}": "GET",
+    "/rooms/{room_id}/relations/{event_id}/{rel_type}/{event_type...}": "GET",
+    "/rooms/{room_id}/threads": "GET",
+    # client_directory
+    "/room_summary/{room_id_or_alias...}": "GET",
+    "/rooms/{room_id}/hierarchy": "GET",
+    "/mutual_rooms": "GET",
+}
+
+_FEDERATION_V1 = {
+    # federation_keys
+    "/version": "GET",
+    # federation_query
+    "/query/profile": "GET",
 }
 
 _UNVERSIONED = {
@@ -72,8 +110,19 @@ _UNVERSIONED = {
     "/.well-known/matrix/client": "GET",
     "/.well-known/matrix/server": "GET",
     "/.well-known/matrix/support": "GET",
+    # federation_keys
+    "/_matrix/key/v2/server": "GET",
+    "/_matrix/key/v2/query": "POST",
+    "/_matrix/key/v2/query/{server_name}": "GET",
     # client_login
     "/_synapse/admin/v1/register": "GET POST",
+    # server_admin
+    "/_synapse/admin/v1/send_server_notice": "POST",
+    "/_synapse/admin/v1/send_server_notice/{txn_id...}": "PUT",
+    # client_directory
+    "/_matrix/client/unstable/im.nheko.summary/summary/{room_id_or_alias...}": "GET",
+    "/_matrix/client/unstable/im.nheko.summary/rooms/{room_id_or_alias}/summary": "GET",
+    "/_matrix/client/unstable/uk.half-shot.msc2666/user/mutual_rooms": "GET",
 }
 
 _PARAMETER = re.compile(r"(\{[a-z_]+(?:\.\.\.)?\})")
@@ -85,6 +134,8 @@ def known_endpoints() -> dict[str, frozenset[str]]:
     for versions, table in ((("r0", "v3"), _R0_V3), (("v1",), _V1)):
         for version in versions:
             methods |= {f"/_matrix/client/{version}{path}": frozenset(words.split()) for path, words in table.items()}
+    for path, words in _FEDERATION_V1.items():
+        methods[f"/_matrix/federation/v1{path}"] = frozenset(words.split())
     return methods
 
 
@@ -95,10 +146,11 @@ def methods_at(path: str) -> frozenset[str]:
 
 @cache
 def _patterns() -> tuple[tuple[re.Pattern[str], frozenset[str]], ...]:
-    return tuple((re.compile(_expression(path)), methods) for path, methods in known_endpoints().items())
+    return tuple((re.compile(expression(path)), methods) for path, methods in known_endpoints().items())
 
 
-def _expression(path: str) -> str:
+def expression(path: str) -> str:
+    """The regular expression that a path with parameters, as they are written above, stands for."""
     parts = _PARAMETER.split(path)
     return "".join(
         (".*" if part.endswith("...}") else "[^/]+") if part[:1] == "{" else re.escape(part) for part in parts

@@ -23,11 +23,11 @@ from homeserver.matrix.errors import InvalidParam, MatrixError, Unrecognized
 from homeserver.observability import cost_metered, log
 from homeserver.settings import settings
 from homeserver.web import endpoints
-from homeserver.web.endpoints import V1, V3
+from homeserver.web.endpoints import V1, V2, V3, Endpoint
 from homeserver.web.known_endpoints import methods_at
 from homeserver.web.requests import json_response
 
-__all__ = ["V1", "V3", "Handler", "Router", "error_response", "lambda_handler_for"]
+__all__ = ["V1", "V2", "V3", "Handler", "Router", "error_response", "lambda_handler_for"]
 
 Handler = Callable[..., Response]
 Router = endpoints.Router[Response]
@@ -38,10 +38,16 @@ def error_response(error: MatrixError) -> Response:
     return json_response(error.body(), error.status, error.headers)
 
 
-def _answer(handler: Handler, request: Request) -> Response:
-    with cost_metered(handler.__module__.partition(".")[0], enabled=settings().cost_meter) as meter:
+def _handled(endpoint: Endpoint[Response], request: Request) -> Response:
+    if endpoint.federation and not settings().federation:
+        raise Unrecognized("This server does not take part in federation.")
+    return endpoint.handler(request, **request.path_params)
+
+
+def _answer(endpoint: Endpoint[Response], request: Request) -> Response:
+    with cost_metered(endpoint.handler.__module__.partition(".")[0], enabled=settings().cost_meter) as meter:
         try:
-            response = handler(request, **request.path_params)
+            response = _handled(endpoint, request)
         except MatrixError as error:
             response = error_response(error)
         except Exception:
@@ -103,9 +109,9 @@ def lambda_handler_for(router: Router) -> Callable[[dict[str, Any], Any], dict[s
     app.router.redirect_slashes = False
     for endpoint in router.endpoints:
 
-        async def call(request: Request, handler: Handler = endpoint.handler) -> Response:
+        async def call(request: Request, endpoint: Endpoint[Response] = endpoint) -> Response:
             # One invocation answers one request: blocking here blocks nobody, and a thread would only cost.
-            return _answer(handler, request)
+            return _answer(endpoint, request)
 
         for path in endpoint.starlette_paths():
             app.add_route(path, call, methods=[endpoint.method])

@@ -1,0 +1,1 @@
+"""Typing, receipts and read markers."""

@@ -1,0 +1,1 @@
+"""Questions of other servers about users and rooms of this one."""

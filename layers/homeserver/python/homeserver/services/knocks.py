@@ -1,0 +1,24 @@
+"""Knocking: asking to be let in.
+
+Source: client-server API v1.19, "Knocking on rooms"; room versions 7 and 10.
+
+A knock is a membership event of the user's own. A member answers it with an invitation, or turns it down with a kick or
+a ban; the user takes it back by leaving. How it shows in `/sync` is the follower's business (`followed_memberships`).
+"""
+
+from typing import Any
+
+from homeserver.services.access_tokens import Requester
+from homeserver.services.membership import change_membership
+
+
+def knock(requester: Requester, room_id: str, *, reason: str | None = None) -> None:
+    """Knock at a room. Knocking again while a knock is pending changes nothing.
+
+    Raises NotFound for a room that this server does not know, Forbidden where the room is not to be knocked at, and
+    for members, invited and banned users.
+    """
+    content: dict[str, Any] = {"membership": "knock"}
+    if reason is not None:
+        content["reason"] = reason
+    change_membership(requester, requester.user_id, room_id, content, unless=("knock",), with_profile=True)

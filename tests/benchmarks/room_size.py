@@ -1,0 +1,130 @@
+"""What operations cost in a large room and in a small one: rounds, calls, units.
+
+    room_size.py [--members 5000] [--events 20000] [--json FILE]
+
+Both rooms are built through the handlers. Each operation is measured with empty caches, as a function that was just
+started does it. `make bench` prints the table for the full size; the test suite holds the rule for a smaller one.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+ROOT = Path(__file__).resolve().parents[2]
+for folder in ("tests", "infra", "functions", "layers/homeserver/python"):
+    sys.path.insert(0, str(ROOT / folder))
+
+from benchmarks.caches import forget_everything  # noqa: E402 - the paths above come first
+from benchmarks.measured import V3, MeasuredServer, Person, Row  # noqa: E402
+
+LAZY = json.dumps({"room": {"state": {"lazy_load_members": True}, "timeline": {"lazy_load_members": True}}})
+
+
+class Room:
+    """A public room with some members and a history of messages, and what is measured in it."""
+
+    def __init__(self, server: MeasuredServer, name: str, members: int, events: int) -> None:
+        self.server = server
+        self.name = name
+        self.creator = server.person(f"{name}-creator")
+        self.room_id = server.room(self.creator, preset="public_chat", name=name)
+        self.old_event = ""
+        for number in range(members - 1):
+            server.join(server.person(f"{name}-{number}"), self.room_id)
+            _show(f"{name}: members", number + 2, members)
+        for number in range(events):
+            answer = server.send(self.creator, self.room_id, f"m{number}", f"message {number}")
+            if number == events // 10:
+                self.old_event = answer.json["event_id"]
+            if number % 50 == 0:
+                server.follow()
+                _show(f"{name}: events", number, events)
+        server.follow()
+
+    def measure(self) -> dict[str, Row]:
+        """Every operation once, cold; rows by operation."""
+        server, path = self.server, f"{V3}/rooms/{quote(self.room_id)}"
+        reader = server.person(f"{self.name}-reader")
+        self._cold("join", lambda: server.call("client_rooms", "POST", f"{path}/join", {}, token=reader.token))
+        server.follow(f"{self.name}: join: follower")
+        self._cold("send", lambda: server.send(self.creator, self.room_id, "measured", "hello"))
+        server.follow(f"{self.name}: send: follower")
+        since = self._cold("initial sync, lazy", lambda: self._sync(reader, filter=LAZY))["next_batch"]
+        self._cold("initial sync, whole", lambda: self._sync(reader))
+        server.send(self.creator, self.room_id, "another", "hello again")
+        server.follow()
+        told = self._cold("incremental sync", lambda: self._sync(reader, since=since, filter=LAZY))
+        assert self.room_id in told["rooms"]["join"]
+
+        def get(tail: str, **query: str) -> Any:
+            return server.call("client_history", "GET", f"{path}/{tail}", token=reader.token, query=query).json
+
+        page = self._cold("messages, backwards", lambda: get("messages", dir="b", limit="20"))
+        assert len(page["chunk"]) == 20
+        assert len(self._cold("messages, forwards", lambda: get("messages", dir="f", limit="20"))["chunk"]) == 20
+        around = self._cold("context of an old event, lazy", lambda: self._context(get, LAZY_ROOM))
+        assert around["event"]["event_id"] == self.old_event
+        whole = self._cold("context of an old event, whole state", lambda: self._context(get, "{}"))
+        assert len(whole["state"]) >= len(around["state"])
+        self._cold("members at an old event", lambda: get("members", at=around["end"]))
+        self._cold("members", lambda: get("members"))
+        self._cold("state", lambda: get("state"))
+        return {name.split(": ", 1)[1]: row for name, row in server.rows.items() if name.startswith(f"{self.name}: ")}
+
+    def _cold(self, name: str, work: Callable[[], Any]) -> Any:
+        forget_everything()
+        return self.server.measure(f"{self.name}: {name}", work)
+
+    def _sync(self, person: Person, **query: str) -> dict[str, Any]:
+        asked = {"timeout": "0", **query}
+        answer: dict[str, Any] = self.server.call(
+            "client_sync", "GET", f"{V3}/sync", token=person.token, query=asked
+        ).json
+        return answer
+
+    def _context(self, get: Callable[..., Any], event_filter: str) -> Any:
+        return get(f"context/{quote(self.old_event, safe='')}", limit="4", filter=event_filter)
+
+
+LAZY_ROOM = json.dumps({"lazy_load_members": True})
+
+
+def _show(what: str, done: int, of: int) -> None:
+    if sys.stderr.isatty() or done % 1000 == 0:
+        print(f"\r{what} {done} of {of}", end="", file=sys.stderr, flush=True)
+
+
+def main() -> None:
+    """Build both rooms, measure, print."""
+    parser = argparse.ArgumentParser(description="Costs in a large room and in a small one.")
+    parser.add_argument("--members", type=int, default=5000)
+    parser.add_argument("--events", type=int, default=20_000)
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        server = MeasuredServer(Path(folder), RATE_LIMITS="off")
+        small = Room(server, "small", 10, 30).measure()
+        large = Room(server, "large", arguments.members, arguments.events).measure()
+        server.close()
+    print(
+        f"\nA room of 10 members and 30 events | a room of {arguments.members} members and {arguments.events} events\n"
+    )
+    print("| operation, cold | rounds | calls | RRU | WRU |")
+    print("|---|---|---|---|---|")
+    for name, row in large.items():
+        pairs = [(getattr(small[name], what)[0], getattr(row, what)[0]) for what in ("rounds", "calls", "rru", "wru")]
+        print(f"| {name} | " + " | ".join(f"{a:g} / {b:g}" for a, b in pairs) + " |")
+    if arguments.json is not None:
+        rows = {"small": small, "large": large}
+        figures = {size: {name: asdict(row) for name, row in found.items()} for size, found in rows.items()}
+        arguments.json.write_text(json.dumps(figures), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

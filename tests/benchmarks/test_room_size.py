@@ -1,0 +1,54 @@
+"""A large room costs the same rounds as a small one. The full size is measured by `make bench`."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCH = Path(__file__).with_name("room_size.py")
+FANOUT_LIMIT = 500  # of inbox writes; beyond it a room is not fanned out
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, dict]]:
+    figures = tmp_path_factory.mktemp("sizes") / "rows.json"
+    command = [sys.executable, str(BENCH), "--members", "200", "--events", "1000", "--json", str(figures)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=900)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(figures.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [
+        "join",
+        "send",
+        "initial sync, lazy",
+        "initial sync, whole",
+        "incremental sync",
+        "messages, backwards",
+        "messages, forwards",
+        "context of an old event, lazy",
+        "context of an old event, whole state",
+        "members at an old event",
+        "members",
+        "state",
+    ],
+)
+def test_rounds_do_not_follow_the_size_of_the_room(rows: dict[str, dict[str, dict]], operation: str) -> None:
+    small, large = rows["small"][operation]["rounds"][0], rows["large"][operation]["rounds"][0]
+    assert abs(large - small) <= 2
+
+
+def test_the_reads_of_a_send_grow_neither_with_members_nor_with_history(rows: dict[str, dict[str, dict]]) -> None:
+    small, large = rows["small"]["send"], rows["large"]["send"]
+    for what in ("rounds", "calls", "rru", "wru"):
+        assert large[what] == small[what], what
+
+
+def test_the_fan_out_of_a_send_stays_below_its_limit(rows: dict[str, dict[str, dict]]) -> None:
+    # One unit for each member's slot and one for the cursor; a part of it may be in the queue's workers.
+    assert sum(rows["large"]["send: follower"]["wru"]) <= FANOUT_LIMIT + 1
