@@ -62,6 +62,8 @@ quick: .venv/ready lint
 .PHONY: bench
 bench: .venv/ready
 	$(VENV)/python tests/benchmarks/cost_table.py
+	$(VENV)/python tests/benchmarks/state_resolution_cost.py
+	$(VENV)/python tests/benchmarks/room_size.py
 
 .PHONY: spec-coverage
 spec-coverage: .venv/ready

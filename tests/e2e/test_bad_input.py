@@ -208,12 +208,12 @@ ACTIONS: dict[str, tuple[str, list[str], Any, int, str]] = {
         "M_INVALID_ROOM_STATE",
     ),
     "an alias with a colon": ("POST", ["createRoom"], {"room_alias_name": "a:b"}, 400, "M_INVALID_PARAM"),
-    "an invitation by e-mail": (
+    "an invitation by e-mail, by a server of the own network": (
         "POST",
         ["createRoom"],
-        {"invite_3pid": [{"medium": "email", "address": "a@b.test", "id_server": "id.test", "id_access_token": "x"}]},
+        {"invite_3pid": [{"medium": "email", "address": "a@b.test", "id_server": "10.0.0.1", "id_access_token": "x"}]},
         403,
-        "M_THREEPID_DENIED",
+        "M_SERVER_NOT_TRUSTED",
     ),
     "a user name with a space": (
         "POST",

@@ -159,7 +159,9 @@ class TestCrowd:
                 body = sync(user, filter=lazy)
             assert list(body["rooms"]["join"]) == [room]
             costs[name] = (meter.rounds, meter.rru)
-        assert costs["crowd"][0] <= costs["two"][0] + 2
+        # In a room of two one read of all rows answers what are three questions in a crowd: the name, the state
+        # without the members, the heroes.
+        assert costs["crowd"][0] <= costs["two"][0] + 3 <= 8
         assert costs["crowd"][1] <= costs["two"][1] + 10
 
     def test_whole_and_lazy_states_agree_but_for_the_members(self, room_id: str, alice: User) -> None:

@@ -72,6 +72,8 @@ def test_what_is_served_beyond_the_specification_is_what_the_page_means(specific
         "/_matrix/client/unstable/uk.half-shot.msc2666/user/mutual_rooms",
         "/",
         "/_synapse/admin/v1/register",
+        "/_synapse/admin/v1/send_server_notice",
+        "/_synapse/admin/v1/send_server_notice/{txn_id...}",
         "/_matrix/client/v3/rooms/{room_id}/state/{event_type}",
         "/_matrix/client/v3/rooms/{room_id}/state/{event_type}/",
     }

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from homeserver.matrix import state_tree
 from homeserver.matrix.errors import Forbidden, MatrixError
 from homeserver.matrix.event_auth import AuthState
 from homeserver.matrix.identifiers import domain_of, is_room_id, is_user_id
@@ -19,7 +20,8 @@ from homeserver.matrix.room_versions import ROOM_VERSIONS
 from homeserver.settings import settings
 from homeserver.storage.connection import Key, Transaction, query_range
 from homeserver.storage.room_items import HEAD, Head, LocalMember, StateRow, state_key
-from homeserver.storage.rooms import RoomView, StateKey, entry_of_row
+from homeserver.storage.rooms import RoomView, StateKey, entry_of_row, fetch_state_events
+from homeserver.storage.state_nodes import StateNodes
 
 # A join rule may list any number of rooms, and power levels any number of users: one read takes no more than these.
 MOST_CONDITIONS = 40
@@ -34,20 +36,24 @@ class Grant:
     """A join that this server can vouch for.
 
     `view` is the room as it was read for it, with the membership of `authoriser`, which goes into the join as
-    `join_authorised_via_users_server`; `through` is the room that the user is in.
+    `join_authorised_via_users_server`; `through` is the room that the user is in, at this head.
     """
 
     view: RoomView
     found: Mapping[Key, Any]
     authoriser: str
     user_id: str
-    through: str
+    through: Head
 
     def hold(self, transaction: Transaction) -> None:
         """Let a transaction happen only while the user is still in the other room."""
-        if domain_of(self.user_id) == settings().server_name:
+        other = self.through
+        if other.rows_root != other.root:
+            # Its rows say nothing certain: then it must not have moved.
+            transaction.check("condition", Head, other.room, HEAD, Head.version == int(other.version))
+        elif domain_of(self.user_id) == settings().server_name:
             joined = LocalMember.membership == "join"
-            transaction.check("condition", LocalMember, self.through, f"local/{self.user_id}", joined)
+            transaction.check("condition", LocalMember, other.room, f"local/{self.user_id}", joined)
 
 
 def needs_grant(view: RoomView, user_id: str) -> bool:
@@ -102,36 +108,46 @@ def _room_id(value: object) -> str | None:
 
 
 def _condition_keys(room_id: str, user_id: str) -> list[Key]:
-    if domain_of(user_id) == settings().server_name:
-        return [(LocalMember, room_id, f"local/{user_id}")]
     # What this server knows of others it knows from the room's state, if it is in the room at all.
-    return [(Head, room_id, HEAD), (StateRow, room_id, state_key("m.room.member", user_id))]
+    if domain_of(user_id) == settings().server_name:
+        return [(Head, room_id, HEAD), (LocalMember, room_id, f"local/{user_id}")]
+    return [(Head, room_id, HEAD), (StateRow, room_id, state_key(*_member(user_id)))]
 
 
-def _room_that_lets_in(conditions: Sequence[str], user_id: str, found: Mapping[Key, Any]) -> str:
+def _member(user_id: str) -> StateKey:
+    return ("m.room.member", user_id)
+
+
+def _room_that_lets_in(conditions: Sequence[str], user_id: str, found: Mapping[Key, Any]) -> Head:
     is_local = domain_of(user_id) == settings().server_name
     is_seen = is_local
     for room_id in conditions:
-        if is_local:
-            row = found.get((LocalMember, room_id, f"local/{user_id}"))
-            if row is not None and row.membership == "join":
-                return room_id
-            continue
-        head = found.get((Head, room_id, HEAD))
+        head: Head | None = found.get((Head, room_id, HEAD))
         if head is None or not head.local_members:
             continue
         is_seen = True
-        row = found.get((StateRow, room_id, state_key("m.room.member", user_id)))
-        if (
-            row is not None
-            and entry_of_row(row, ROOM_VERSIONS[head.room_version]).event.content.get("membership") == "join"
-        ):
-            return room_id
+        if _membership(head, user_id, found) == "join":
+            return head
     if not is_seen:
         raise MatrixError(
             "This server is in none of the rooms whose members may join.", errcode="M_UNABLE_TO_AUTHORISE_JOIN"
         )
     raise Forbidden("You are neither invited to this room nor in a room whose members may join it.")
+
+
+def _membership(head: Head, user_id: str, found: Mapping[Key, Any]) -> object:
+    """What the user is in the room of a head: by its rows, or by its tree while they lag behind."""
+    if head.rows_root != head.root:
+        ids = state_tree.get_many(StateNodes(head.room), bytes(head.root), [_member(user_id)])
+        entries = fetch_state_events(head.room, ids.values(), ROOM_VERSIONS[head.room_version])
+        return next((entry.event.content.get("membership") for entry in entries.values()), "leave")
+    if domain_of(user_id) == settings().server_name:
+        local = found.get((LocalMember, head.room, f"local/{user_id}"))
+        return local.membership if local is not None else "leave"
+    row = found.get((StateRow, head.room, state_key(*_member(user_id))))
+    if row is None:
+        return "leave"
+    return entry_of_row(row, ROOM_VERSIONS[head.room_version]).event.content.get("membership")
 
 
 def _candidates(view: RoomView) -> Iterator[list[str]]:
