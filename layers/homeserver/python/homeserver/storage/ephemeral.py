@@ -28,8 +28,8 @@ EPHEMERAL = "ephemeral"
 PRIVATE = "m.read.private"
 _KINDS = ("m.read", PRIVATE)
 MOST_RECEIPTS = 8  # in the item of the room
-# From here on one receipt leaves the item for each that comes; only beyond the second number it is two, for then the
-# item would need a second write unit.
+# From the first number on one receipt leaves the item for each that comes: the oldest, or, where the item would pass
+# the second number without it, the largest. So it grows beyond that only with a receipt larger than any it ever had.
 _RECEIPT_BYTES, _MOST_RECEIPT_BYTES = 560, 750
 _TYPING_BYTES = 160  # beside the receipts
 _ROW_BYTES = 850
@@ -133,16 +133,17 @@ class RoomEphemeral:
         number = self.number + 1
         kept = [other for other in self.receipts if other.key != receipt.key]
         kept.append(replace(receipt, number=number))
-        gone = 0
-        while len(kept) - gone > 1 and not _fits(kept[gone:], _MOST_RECEIPT_BYTES if gone else _RECEIPT_BYTES):
-            gone += 1
-        evicted = tuple(kept[:gone])
+        evicted: tuple[Receipt, ...] = ()
+        if len(kept) > 1 and not _fits(kept, _RECEIPT_BYTES):
+            leaves = kept[0] if _fits(kept[1:], _MOST_RECEIPT_BYTES) else max(kept[:-1], key=_size)
+            kept.remove(leaves)
+            evicted = (leaves,)
         return replace(
             self,
             number=number,
             announced=self.announced if receipt.kind == PRIVATE else number,
             low=max([self.low, *(receipt.number for receipt in evicted)]),
-            receipts=tuple(kept[gone:]),
+            receipts=tuple(kept),
             evicted=evicted,
         )
 
@@ -266,6 +267,10 @@ def told_in_inbox(user_id: str, slot: int) -> int:
 
 def _fits(receipts: Sequence[Receipt], most_bytes: int) -> bool:
     return len(receipts) <= MOST_RECEIPTS and len(_pack(receipts)) <= most_bytes
+
+
+def _size(receipt: Receipt) -> int:
+    return len(_pack([receipt]))
 
 
 def _pack(receipts: Iterable[Receipt]) -> bytes:
