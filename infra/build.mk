@@ -19,7 +19,7 @@ PYTHON313 ?= $(firstword $(foreach python,$(CURDIR)/.venv/bin/python python3.13 
 	$(wildcard $(HOME)/.local/share/uv/python/cpython-3.13*/bin/python3.13),\
 	$(shell $(python) -c 'import sys; sys.version_info[:2] == (3, 13) and print(sys.executable)' 2>/dev/null)))
 
-.PHONY: tools requirements functions-table validate build deploy lock-tools
+.PHONY: tools js-sdk requirements functions-table validate build deploy lock-tools
 
 $(UV):
 	$(TOOLS_PYTHON) -m venv $(TOOLS)/uv
@@ -30,7 +30,19 @@ $(TOOLS)/.installed: infra/tools-requirements.txt | $(UV)
 	$(UV) pip sync --quiet --python $(TOOLS)/bin/python --require-hashes infra/tools-requirements.txt
 	touch $@
 
-tools: $(TOOLS)/.installed ## Install sam and cfn-lint into .tools
+tools: $(TOOLS)/.installed js-sdk ## Install sam, cfn-lint and the client library of the end-to-end tests into .tools
+
+# Installed once a lock. Who has no Node.js, no npm or no registry is told so, and the tests that need it are skipped.
+JS := $(TOOLS)/js
+js-sdk: ## Install matrix-js-sdk, for tests/e2e/test_afternoon_js_sdk.py
+	@if ! command -v node >/dev/null || ! command -v npm >/dev/null; then \
+		echo "Node.js or npm is not installed: matrix-js-sdk will not be tried"; \
+	elif ! cmp -s tests/e2e/js/package-lock.json $(JS)/installed-lock.json; then \
+		rm -rf $(JS) && mkdir -p $(JS) && cp tests/e2e/js/package.json tests/e2e/js/package-lock.json $(JS) && \
+		npm ci --prefix $(JS) --ignore-scripts --no-audit --no-fund --silent && \
+		cp tests/e2e/js/package-lock.json $(JS)/installed-lock.json || \
+		echo "npm could not install it: matrix-js-sdk will not be tried"; \
+	fi
 
 lock-tools: | $(UV) ## Pin newer versions of sam and cfn-lint
 	$(UV) pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url \

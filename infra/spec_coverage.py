@@ -46,10 +46,8 @@ PARTLY = {
     "getWellknownSupport": "404: the operator cannot name a contact yet",
     "login": "`m.login.password` only",
     "register": "without e-mail and telephone",
-    "sync": ("without unread counts, typing, receipts, presence, to-device messages and device lists"),
+    "sync": "without unread counts, presence, to-device messages and device lists",
 }
-# The same method and path with another body: the path is known, this use of it is not.
-NOT_THIS_USE = frozenset({"peekEvents"})
 
 
 def shape(path: str) -> str:
@@ -61,7 +59,7 @@ def standing(
     endpoint: Mapping[str, Any], known: Mapping[str, frozenset[str]], tests: Mapping[str, Sequence[int]]
 ) -> str:
     """`tested`, `served`, `partly` or `missing`. `known`: methods by shape of path; `tests`: statuses by operation."""
-    if endpoint["operationId"] in NOT_THIS_USE or endpoint["method"] not in known.get(shape(endpoint["path"]), ()):
+    if endpoint["method"] not in known.get(shape(endpoint["path"]), ()):
         return "missing"
     if endpoint["operationId"] in PARTLY:
         return "partly"

@@ -77,9 +77,16 @@ def relations_of(
         start=query(request, "from"),
         stop=query(request, "to"),
         limit=query_integer(request, "limit", relations.DEFAULT_LIMIT, minimum=1, maximum=relations.MAX_LIMIT),
-        recurse=query_boolean(request, "recurse") if query(request, "recurse") is not None else None,
+        recurse=_recurse(request),
     )
     return json_response(relations.relations(requester, room_id, question))
+
+
+def _recurse(request: Request) -> bool | None:
+    # The second is what clients send to a server that has the feature and does not list v1.10.
+    names = (name for name in ("recurse", "org.matrix.msc3981.recurse") if query(request, name) is not None)
+    name = next(names, None)
+    return None if name is None else query_boolean(request, name)
 
 
 def _children_asked_for(

@@ -107,6 +107,8 @@ def test_who_types_is_shown_as_long_as_they_do(seen: dict[str, Any]) -> None:
 def test_who_comes_later_finds_the_threads_and_all_members(seen: dict[str, Any]) -> None:
     assert seen["threads found later"] == {
         "threads": [["slugs", 4, False]],
+        "replies": ["slugs", "beer", "ducks, two of them", "hedgehogs", "and toads"],
+        "reactions": ["\N{DUCK}"],
         "last": "and toads",
         "all": ["slugs"],
         "mine": [],

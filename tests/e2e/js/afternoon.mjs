@@ -168,6 +168,8 @@ async function type(ada, bo, roomId) {
 }
 
 async function findThreadsLater(ada, cy, roomId) {
+    // So much that the first sync tells nothing of the thread.
+    for (let row = 1; row <= 12; row++) await say(ada, roomId, `row ${row}`);
     await ada.invite(roomId, cy.getUserId());
     await until("cy is invited", () => inRoom(cy, roomId, "invite"));
     await cy.joinRoom(roomId);

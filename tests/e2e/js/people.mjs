@@ -85,6 +85,13 @@ async function start(login) {
     return person;
 }
 
+// A logout cuts off what the device was still asking, and the library does not catch all of that.
+process.on("unhandledRejection", (error) => {
+    if (error.name === "AbortError") return;
+    console.error(error);
+    end(1);
+});
+
 /** End all syncs and this process. */
 export function end(status) {
     for (const person of started) person.stopClient();
@@ -111,9 +118,11 @@ export function threadOf(person, roomId, root, count) {
     });
 }
 
-/** Texts of the messages among events. */
+/** Texts of the messages among events; edits are shown in what they replace. */
 export function texts(events) {
-    return events.filter((event) => event.getType() === "m.room.message").map((event) => event.getContent().body);
+    return events
+        .filter((event) => event.getType() === "m.room.message" && !event.isRelation("m.replace"))
+        .map((event) => event.getContent().body);
 }
 
 /** Send a text; its event ID. */
