@@ -78,14 +78,12 @@ def test_reactions_are_counted_by_key_until_they_are_redacted(seen: dict[str, An
 def test_a_thread_has_its_replies_and_their_count_for_both(seen: dict[str, Any]) -> None:
     thread = {
         "replies": ["slugs", "beer", "ducks", "hedgehogs"],
-        "count": 3,
-        "last": "hedgehogs",
-        "participated": True,
+        "served": [3, True, "hedgehogs"],
         "mainTimeline": ["slugs"],
     }
     assert seen["thread of ada"] == thread
     assert seen["thread of bo"] == thread
-    assert seen["thread edited"] == {"changed": "ducks, two of them", "count": 3}
+    assert seen["thread edited"] == {"changed": "ducks, two of them"}
 
 
 def test_receipts_are_seen_by_thread_and_private_ones_by_nobody_else(seen: dict[str, Any]) -> None:

@@ -8,7 +8,7 @@ from homeserver.matrix import state_tree
 from homeserver.matrix.event import Event
 from homeserver.matrix.event_codec import unpack
 from homeserver.matrix.room_versions import ROOM_VERSIONS, RoomVersionRules
-from homeserver.storage.connection import Key, batch_get, query_range
+from homeserver.storage.connection import Key, batch_get, query_whole
 from homeserver.storage.room_items import (
     AUTHORISING,
     HEAD,
@@ -185,10 +185,10 @@ def fetch_state_events(
 def current_state(head: Head, rules: RoomVersionRules) -> dict[StateKey, StateEntry]:
     """The whole current state of a room at this head, which must have been read before.
 
-    One Query of the rows. A row that was set after the head's position, or that lags behind the head's root, is
+    One Query of the rows, or several where they fill more than one page. A row that was set after the head's position, or that lags behind the head's root, is
     taken from the tree instead: the root is the truth, the rows are how it is read cheaply.
     """
-    rows = {parse_state_key(row.k): row for row in query_range(StateRow, head.room, "state/", consistent=True)}
+    rows = {parse_state_key(row.k): row for row in query_whole(StateRow, head.room, "state/")}
     state = {key: entry_of_row(row, rules) for key, row in rows.items()}
     nodes = StateNodes(head.room)
     later = [key for key, entry in state.items() if entry.position > head.position]
