@@ -43,9 +43,9 @@ def post_receipt(request: Request, room_id: str, receipt_type: str, event_id: st
 
 
 def _thread(body: dict[str, Any]) -> str | None:
-    if "thread_id" not in body:
-        return None
-    thread = body["thread_id"]
+    thread = body.get("thread_id")
+    if thread is None:
+        return None  # null means the same: matrix-nio sends it with every receipt that is in no thread
     if not isinstance(thread, str) or not thread:
         raise InvalidParam("thread_id must be a string that is not empty.")
     return thread

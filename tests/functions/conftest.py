@@ -2,11 +2,13 @@
 
 import asyncio
 import os
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from moto import mock_aws
+from moto.dynamodb.responses import DynamoHandler
 
 from benchmarks.caches import forget_everything
 from contract_check import check
@@ -34,6 +36,20 @@ def _event_loop() -> Iterator[None]:
         del routing._loops.loop
         asyncio.set_event_loop(None)
         loop.close()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_request_at_a_time() -> Iterator[None]:
+    """moto's tables are no place for threads: a read breaks off at a write. DynamoDB's requests are atomic."""
+    lock, call_action = threading.RLock(), DynamoHandler.call_action
+
+    def alone(handler: DynamoHandler) -> Any:
+        with lock:
+            return call_action(handler)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(DynamoHandler, "call_action", alone)
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -230,13 +230,20 @@ def test_receipts_of_threads_stand_beside_each_other_and_the_unthreaded_one(alic
     assert second["content"][last]["m.read"][bob.user_id]["thread_id"] == "main"
 
 
-@pytest.mark.parametrize("thread", ["", 5, None, {}, "elsewhere", "$", "@alice:example.org"])
+@pytest.mark.parametrize("thread", ["", 5, {}, "elsewhere", "$", "@alice:example.org"])
 def test_a_thread_that_cannot_be_one_is_refused(alice: User, thread) -> None:
     room_id = create_room(alice)
     (event_id,) = say(alice, room_id, "hello")
     answer = mark_read(alice, room_id, event_id, body={"thread_id": thread})
     assert refusal(answer) == (400, "M_INVALID_PARAM")
     assert item_of(room_id).number == 0
+
+
+def test_a_thread_of_null_is_none(alice: User) -> None:
+    room_id = create_room(alice)
+    (event_id,) = say(alice, room_id, "hello")
+    assert mark_read(alice, room_id, event_id, body={"thread_id": None}).status == 200
+    assert [receipt.thread for receipt in item_of(room_id).receipts] == [""]
 
 
 def test_an_event_is_read_only_in_a_thread_that_it_is_in(alice: User) -> None:

@@ -185,8 +185,9 @@ def fetch_state_events(
 def current_state(head: Head, rules: RoomVersionRules) -> dict[StateKey, StateEntry]:
     """The whole current state of a room at this head, which must have been read before.
 
-    One Query of the rows, or several where they fill more than one page. A row that was set after the head's position, or that lags behind the head's root, is
-    taken from the tree instead: the root is the truth, the rows are how it is read cheaply.
+    One Query of the rows, or several where they fill more than one page. A row that was set after the head's position,
+    or that lags behind the head's root, is taken from the tree instead: the root is the truth, the rows are how it is
+    read cheaply.
     """
     rows = {parse_state_key(row.k): row for row in query_whole(StateRow, head.room, "state/")}
     state = {key: entry_of_row(row, rules) for key, row in rows.items()}
