@@ -19,7 +19,7 @@ PYTHON313 ?= $(firstword $(foreach python,$(CURDIR)/.venv/bin/python python3.13 
 	$(wildcard $(HOME)/.local/share/uv/python/cpython-3.13*/bin/python3.13),\
 	$(shell $(python) -c 'import sys; sys.version_info[:2] == (3, 13) and print(sys.executable)' 2>/dev/null)))
 
-.PHONY: tools js-sdk requirements functions-table validate build deploy lock-tools
+.PHONY: tools js-sdk synapse lock-synapse requirements functions-table validate build deploy lock-tools
 
 $(UV):
 	$(TOOLS_PYTHON) -m venv $(TOOLS)/uv
@@ -30,7 +30,7 @@ $(TOOLS)/.installed: infra/tools-requirements.txt | $(UV)
 	$(UV) pip sync --quiet --python $(TOOLS)/bin/python --require-hashes infra/tools-requirements.txt
 	touch $@
 
-tools: $(TOOLS)/.installed js-sdk ## Install sam, cfn-lint and the client library of the end-to-end tests into .tools
+tools: $(TOOLS)/.installed js-sdk synapse ## Install sam, cfn-lint and what the end-to-end tests try the server with into .tools
 
 # Installed once a lock. Who has no Node.js, no npm or no registry is told so, and the tests that need it are skipped.
 JS := $(TOOLS)/js
@@ -43,6 +43,21 @@ js-sdk: ## Install matrix-js-sdk, for tests/e2e/test_afternoon_js_sdk.py
 		cp tests/e2e/js/package-lock.json $(JS)/installed-lock.json || \
 		echo "npm could not install it: matrix-js-sdk will not be tried"; \
 	fi
+
+# In an environment of its own: it is a program that the tests talk with. Where it cannot be had, its tests are skipped.
+SYNAPSE := $(TOOLS)/synapse
+SYNAPSE_LOCK := tests/e2e/synapse/requirements.txt
+synapse: | $(UV) ## Install Synapse, for the end-to-end tests of federation
+	@if ! cmp -s $(SYNAPSE_LOCK) $(SYNAPSE)/installed-lock.txt; then \
+		rm -rf $(SYNAPSE) && $(UV) venv --quiet --python .venv/bin/python $(SYNAPSE) && \
+		$(UV) pip sync --quiet --python $(SYNAPSE)/bin/python --only-binary :all: --require-hashes $(SYNAPSE_LOCK) && \
+		cp $(SYNAPSE_LOCK) $(SYNAPSE)/installed-lock.txt || \
+		echo "Synapse could not be installed: federation with it will not be tried"; \
+	fi
+
+lock-synapse: | $(UV) ## Pin a newer version of Synapse
+	$(UV) pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+		--custom-compile-command "make lock-synapse" tests/e2e/synapse/requirements.in -o $(SYNAPSE_LOCK)
 
 lock-tools: | $(UV) ## Pin newer versions of sam and cfn-lint
 	$(UV) pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url \

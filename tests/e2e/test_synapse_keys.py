@@ -1,21 +1,14 @@
-"""Against a real Synapse on loopback: each finds the other, fetches its keys, and believes its signatures.
+"""Against a real Synapse on loopback: each finds the other, fetches its keys, and believes its signatures."""
 
-Needs a Python that has Synapse: in .tools/synapse, or where SYNAPSE_PYTHON says; and the folder `shared` beside the
-checkout, which knows how to start one.
-"""
-
-import os
-import subprocess
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from urllib.parse import quote
 
 import httpx
 import pytest
 
-from e2e.client import Client
 from e2e.local_run import Server
+from e2e.synapse_peer import IS_ABSENT, WHY_ABSENT, Synapse
 from federation_peer import free_port
 from homeserver.adapters.federation_http import FederationClient, close_connections, federation_path
 from homeserver.matrix import unpadded_base64
@@ -24,54 +17,13 @@ from homeserver.matrix.signing import verify_signed_json
 from homeserver.settings import settings
 from unit.adapters.federating import federate
 
-ROOT = Path(__file__).resolve().parents[2]
-PROGRAM = ROOT.parent / "shared" / "bench" / "synapse-peer" / "mksynapse.py"
-PYTHON = Path(os.environ.get("SYNAPSE_PYTHON") or ROOT / ".tools" / "synapse" / "bin" / "python")
-
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(not PYTHON.is_file(), reason="Synapse is not installed (.tools/synapse or SYNAPSE_PYTHON)"),
-    pytest.mark.skipif(not PROGRAM.is_file(), reason="the folder shared, which starts Synapse, is absent"),
-]
-
-
-class Synapse:
-    """A Synapse of its own, started and stopped by the program in `shared`."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.name = f"localhost:{free_port()}"
-        self.client_port = free_port()
-        names = ["--name", self.name, "--client-port", str(self.client_port), "--bcrypt", "4"]
-        self._run("make", *names)
-        self._run("start")
-
-    def _run(self, command: str, *more: str) -> None:
-        done = subprocess.run(
-            [str(PYTHON), str(PROGRAM), command, "--dir", str(self.folder), *more],
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-
-    def stop(self) -> None:
-        self._run("stop")
-
-    @property
-    def federation(self) -> str:
-        return f"https://{self.name}"
-
-    def register(self, name: str) -> Client:
-        return Client(f"http://127.0.0.1:{self.client_port}").register(name)
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(IS_ABSENT, reason=WHY_ABSENT)]
 
 
 @pytest.fixture(scope="module")
 def synapse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Synapse]:
-    running = Synapse(tmp_path_factory.mktemp("synapse"))
-    yield running
-    running.stop()
+    with Synapse(tmp_path_factory.mktemp("synapse")) as running:
+        yield running
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +34,7 @@ def ours(synapse: Synapse, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         "SERVER_NAME": f"localhost:{port}",
         "FEDERATION_PORT": port,
         "FEDERATION_ALLOW_RANGES": "127.0.0.0/8,::1/128",
-        "FEDERATION_VERIFY": str(synapse.folder / "tls.crt"),
+        "FEDERATION_VERIFY": str(synapse.certificate),
         "REGISTRATION": "open",
     }
     with Server(tmp_path_factory.mktemp("ours"), **environment) as running:
@@ -122,7 +74,7 @@ def test_we_believe_synapses_signature_and_answer_about_a_profile(synapse: Synap
 
 
 def test_synapse_tells_our_client_its_keys_and_its_software(synapse: Synapse, monkeypatch: pytest.MonkeyPatch) -> None:
-    federate(monkeypatch, FEDERATION_VERIFY=str(synapse.folder / "tls.crt"))
+    federate(monkeypatch, FEDERATION_VERIFY=str(synapse.certificate))
     client = FederationClient()
     try:
         _, software = client.request("GET", synapse.name, federation_path("v1", "version"), signed=False)
