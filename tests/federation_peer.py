@@ -108,6 +108,10 @@ class Peer:
             return 200, self.profiles[query["user_id"][0]]
         return 404, {"errcode": "M_NOT_FOUND", "error": "nothing here"}
 
+    def respond(self, method: str, path: str, query: dict[str, list[str]], body: bytes) -> tuple[int, Any]:
+        """The answer to a request; other peers know more endpoints than this one."""
+        return self.answer(method, path, query)
+
     def _handler(self) -> type[BaseHTTPRequestHandler]:
         peer = self
 
@@ -138,7 +142,7 @@ class Peer:
                 if instead is not None:
                     status, data, headers = instead
                 else:
-                    status, answer = peer.answer(self.command, parts.path, parse_qs(parts.query))
+                    status, answer = peer.respond(self.command, parts.path, parse_qs(parts.query), body)
                     data, headers = json.dumps(answer).encode(), {}
                 self.send_response(status)
                 for name, value in {"Content-Length": str(len(data)), **headers}.items():

@@ -3,18 +3,28 @@
 Source: client-server API v1.19, "Published room directory", "Room summary", "Spaces", "Mutual rooms", "User Directory".
 """
 
-from collections.abc import Mapping
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 from homeserver.matrix.errors import BadJson
-from homeserver.services import mutual_rooms, public_rooms, room_preview, space_hierarchy, user_directory
+from homeserver.services import mutual_rooms, public_rooms, rate_limits, space_hierarchy, user_directory
+from homeserver.services.find_room import room_summary
 from homeserver.services.public_rooms import DirectoryQuery
+from homeserver.services.remote_public_rooms import any_published_rooms, is_elsewhere
 from homeserver.services.space_hierarchy import HierarchyQuery
 from homeserver.web.authentication import authenticate, authenticate_if_given
-from homeserver.web.requests import field, json_object, json_response, query, query_boolean, query_integer
+from homeserver.web.directory_query import posted_query
+from homeserver.web.requests import (
+    field,
+    json_object,
+    json_response,
+    query,
+    query_boolean,
+    query_integer,
+    source_address,
+)
 from homeserver.web.routing import V1, Router
 
 router = Router()
@@ -31,35 +41,19 @@ def get_public_rooms(request: Request) -> Response:
     """GET /publicRooms"""
     limit = query_integer(request, "limit", public_rooms.DEFAULT_LIMIT, minimum=1, maximum=public_rooms.MAX_LIMIT)
     asked = DirectoryQuery(server=query(request, "server"), limit=limit, since=query(request, "since"))
-    return json_response(public_rooms.published_rooms(asked))
+    if is_elsewhere(asked):
+        rate_limits.take_question(source_address(request))
+    return json_response(any_published_rooms(asked))
 
 
 @router.post("/_matrix/client/{version}/publicRooms")
 def query_public_rooms(request: Request) -> Response:
     """POST /publicRooms"""
-    authenticate(request)
-    body = json_object(request)
-    wanted = field(body, "filter", dict) or {}
-    limit = field(body, "limit", int)
-    asked = DirectoryQuery(
-        server=query(request, "server"),
-        limit=public_rooms.DEFAULT_LIMIT if limit is None else limit,
-        since=field(body, "since", str),
-        search_term=field(wanted, "generic_search_term", str),
-        room_types=_room_types(wanted),
-        all_networks=field(body, "include_all_networks", bool) or False,
-        network=field(body, "third_party_instance_id", str),
-    )
-    return json_response(public_rooms.published_rooms(asked))
-
-
-def _room_types(wanted: Mapping[str, Any]) -> list[str | None] | None:
-    types = field(wanted, "room_types", list)
-    if types is None:
-        return None
-    if not all(isinstance(entry, str | None) for entry in types):
-        raise BadJson("room_types must be an array of strings and null.")
-    return list(types)
+    requester = authenticate(request)
+    asked = posted_query(json_object(request), query(request, "server"))
+    if is_elsewhere(asked):
+        rate_limits.take_finding(requester.user_id)
+    return json_response(any_published_rooms(asked))
 
 
 @router.get(_LISTED)
@@ -81,7 +75,12 @@ def put_listed(request: Request, room_id: str) -> Response:
 
 def _summary(request: Request, room_id_or_alias: str) -> dict[str, Any]:
     requester = authenticate_if_given(request)
-    return room_preview.room_summary(requester.user_id if requester else None, room_id_or_alias)
+    return room_summary(
+        requester.user_id if requester else None,
+        room_id_or_alias,
+        request.query_params.getlist("via"),
+        address=source_address(request),
+    )
 
 
 @router.get("/_matrix/client/{version}/room_summary/{room_id_or_alias...}", V1)

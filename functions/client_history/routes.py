@@ -11,7 +11,7 @@ from starlette.responses import Response
 from homeserver.matrix.canonical_json import parse_json
 from homeserver.matrix.errors import InvalidParam, MissingParam, NotJson
 from homeserver.matrix.filters import RoomEventFilter, parse_room_event_filter
-from homeserver.services import history, peeking, relations, room_state, threads
+from homeserver.services import history, peeking, relations, room_state, seed_backfill, threads
 from homeserver.services.timestamp_to_event import timestamp_to_event
 from homeserver.web.authentication import authenticate
 from homeserver.web.requests import json_response, query, query_boolean, query_choice, query_integer
@@ -50,6 +50,14 @@ def messages(request: Request, room_id: str) -> Response:
             event_filter=event_filter,
         )
     )
+
+
+@router.get("/_matrix/client/api/v1/rooms/{room_id}/backfill", ("",))
+def backfill(request: Request, room_id: str) -> Response:
+    """GET /rooms/{roomId}/backfill — of the draft of 2014."""
+    requester = authenticate(request)
+    limit = query_integer(request, "limit", seed_backfill.DEFAULT_LIMIT, minimum=1, maximum=seed_backfill.MAX_LIMIT)
+    return json_response(seed_backfill.backfill_from(requester, room_id, query(request, "remote"), limit))
 
 
 @router.get(_ROOM + "/timestamp_to_event", V1)

@@ -11,15 +11,15 @@ from starlette.responses import Response
 
 from homeserver.matrix.errors import BadJson
 from homeserver.matrix.room_versions import DEFAULT_ROOM_VERSION
-from homeserver.services import aliases, knocks, membership, third_party_invites
+from homeserver.services import aliases, knocks, membership, remote_aliases, third_party_invites
 from homeserver.services.access_tokens import Requester
 from homeserver.services.create_room import PRESETS, RoomRequest, create_room
+from homeserver.services.membership_requests import Elsewhere
 from homeserver.services.send_event import check_room_id
 from homeserver.services.third_party_invites import AddressInvite
 from homeserver.services.upgrade_room import upgrade_room
-from homeserver.settings import settings
 from homeserver.web.authentication import authenticate
-from homeserver.web.requests import field, json_object, json_response, string_list
+from homeserver.web.requests import field, json_object, json_response, source_address, string_list
 from homeserver.web.routing import Router
 
 router = Router()
@@ -84,14 +84,23 @@ def _reason(body: Mapping[str, Any]) -> str | None:
 @router.post("/_matrix/client/{version}/join/{room_id_or_alias...}")
 def join_by_id_or_alias(request: Request, room_id_or_alias: str) -> Response:
     """POST /join/{roomIdOrAlias}"""
-    requester = authenticate(request)
-    return _join(requester, membership.room_named(room_id_or_alias), json_object(request))
+    requester, body = authenticate(request), json_object(request)
+    room_id, elsewhere = _room_named(request, room_id_or_alias)
+    return _join(requester, room_id, body, elsewhere)
 
 
-def _join(requester: Requester, room_id: str, body: Mapping[str, Any]) -> Response:
+def _room_named(request: Request, room_id_or_alias: str) -> tuple[str, Elsewhere]:
+    """The room, and the other servers that may know it. `server_name` is how clients named them before v1.12."""
+    until = Elsewhere().until
+    names = [*request.query_params.getlist("via"), *request.query_params.getlist("server_name")]
+    room = remote_aliases.room_named(room_id_or_alias, names)
+    return room.room_id, Elsewhere(room.servers, until)
+
+
+def _join(requester: Requester, room_id: str, body: Mapping[str, Any], elsewhere: Elsewhere) -> Response:
     reason, signed = _reason(body), field(body, "third_party_signed", dict)
     redemption = third_party_invites.redemption_of(requester, room_id, signed) if signed is not None else None
-    membership.join_room(requester, room_id, reason=reason, redemption=redemption)
+    membership.join_room(requester, room_id, reason=reason, redemption=redemption, elsewhere=elsewhere)
     return json_response({"room_id": room_id})
 
 
@@ -100,8 +109,8 @@ def knock(request: Request, room_id_or_alias: str) -> Response:
     """POST /knock/{roomIdOrAlias}"""
     requester = authenticate(request)
     reason = _reason(json_object(request))
-    room_id = membership.room_named(room_id_or_alias)
-    knocks.knock(requester, room_id, reason=reason)
+    room_id, elsewhere = _room_named(request, room_id_or_alias)
+    knocks.knock(requester, room_id, reason=reason, elsewhere=elsewhere)
     return json_response({"room_id": room_id})
 
 
@@ -110,7 +119,7 @@ def join(request: Request, room_id: str) -> Response:
     """POST /rooms/{roomId}/join"""
     requester = authenticate(request)
     check_room_id(room_id)  # an alias is joined at another endpoint
-    return _join(requester, room_id, json_object(request))
+    return _join(requester, room_id, json_object(request), Elsewhere())
 
 
 @router.post(_ROOM + "/invite")
@@ -185,10 +194,10 @@ def joined_rooms(request: Request) -> Response:
 
 
 @router.get("/_matrix/client/{version}/directory/room/{alias...}")
-def get_alias(_request: Request, alias: str) -> Response:
+def get_alias(request: Request, alias: str) -> Response:
     """GET /directory/room/{roomAlias}"""
-    room_id = aliases.room_of_alias(alias)
-    return json_response({"room_id": room_id, "servers": [settings().server_name]})
+    room = remote_aliases.room_of_any_alias(alias, asked_from=source_address(request))
+    return json_response({"room_id": room.room_id, "servers": remote_aliases.servers_of(room)})
 
 
 @router.put("/_matrix/client/{version}/directory/room/{alias...}")

@@ -5,7 +5,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from homeserver.matrix.identifiers import domain_of
-from homeserver.services import account_data, filters, profile, tags
+from homeserver.services import account_data, filters, openid, profile, tags
 from homeserver.settings import settings
 from homeserver.web.authentication import authenticate, authenticate_if_given
 from homeserver.web.requests import json_object, json_response
@@ -112,3 +112,11 @@ def create_filter(request: Request, user_id: str) -> Response:
 def get_filter(request: Request, user_id: str, filter_id: str) -> Response:
     """GET /user/{userId}/filter/{filterId} — "Download a filter"."""
     return json_response(orjson.Fragment(filters.get_filter(authenticate(request), user_id, filter_id)))
+
+
+@router.post("/_matrix/client/{version}/user/{user_id}/openid/request_token")
+def request_openid_token(request: Request, user_id: str) -> Response:
+    """POST /user/{userId}/openid/request_token — "Get an OpenID token object to verify the requester's identity"."""
+    requester = authenticate(request)
+    json_object(request)  # reserved by the specification
+    return json_response(openid.request_token(requester, user_id))

@@ -9,7 +9,7 @@ from homeserver.matrix.errors import BadJson, InvalidParam, TooLarge
 from homeserver.matrix.identifiers import is_server_name
 from homeserver.services import discovery, rate_limits
 from homeserver.services.clock import now_ms
-from homeserver.services.server_keys import KeyQuery, notary_answers, own_answer
+from homeserver.services.server_keys import KeyQuery, notary_answers, own_answer, seed_answer
 from homeserver.web.requests import field, json_object, json_response, query_integer, source_address
 from homeserver.web.routing import V1, Router
 
@@ -29,6 +29,12 @@ def get_version(request: Request) -> Response:
 def get_server_keys(request: Request) -> Response:
     """GET /_matrix/key/v2/server — "Gets the homeserver's published signing keys"."""
     return json_response(own_answer(), headers={"Cache-Control": "public, max-age=3600"})
+
+
+@router.get("/_matrix/key/v1", ANY)
+def get_seed_keys(request: Request) -> Response:
+    """GET /_matrix/key/v1 — of the draft: the key in use."""
+    return json_response(seed_answer(), headers={"Cache-Control": "public, max-age=3600"})
 
 
 @router.get("/_matrix/key/v2/query/{server_name}", ANY)

@@ -11,6 +11,8 @@ from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
 
 from homeserver.observability import log
 from homeserver.services.inboxes import follow_members, follow_part, follow_room
+from homeserver.services.outbound_route import route_room
+from homeserver.services.staged_sweep import wake_staged
 from homeserver.services.sweep import sweep
 
 _processor = BatchProcessor(event_type=EventType.SQS, raise_on_entire_batch_failure=False)
@@ -22,6 +24,8 @@ def _failed_record(record: SQSRecord) -> None:
         follow_part(message)
     elif "members" in message:
         follow_members(message["room"], message["members"])
+    elif "outbound" in message:
+        route_room(message["outbound"])
     elif "room" in message:
         follow_room(message["room"], everything=True)
     else:
@@ -30,12 +34,14 @@ def _failed_record(record: SQSRecord) -> None:
 
 
 def lambda_handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
-    """A schedule's event -> how many rooms were repaired; an SQS event -> `batchItemFailures`."""
+    """A schedule's event -> how many rooms were repaired or woken; an SQS event -> `batchItemFailures`."""
     if "Records" in event:
         answer = process_partial_response(
             event=event, record_handler=_failed_record, processor=_processor, context=context
         )
         return dict(answer)
+    if event.get("staged"):
+        return {"woken": wake_staged()}
     repaired = sweep()
     if repaired:
         log.warning("%d rooms had lagged behind and were repaired", repaired)

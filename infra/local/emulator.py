@@ -227,7 +227,7 @@ class Emulator:
             return self.invoke(path, dict(headers), body)
         name = _SERVICES.get(service, service)
         if self.recorder is not None:
-            self.recorder.add(f"{name}:{target.rpartition('.')[2] or method}", _resource(body))
+            self._record(name, target.rpartition(".")[2] or method, path, body)
         self.other_changes += 1
         handler = self._app.SERVICE_HANDLERS.get(name)
         if handler is None:
@@ -240,6 +240,23 @@ class Emulator:
                 return answer
         waited: Answer = asyncio.run_coroutine_threadsafe(call, self.loop).result()
         return waited
+
+    def _record(self, service: str, action: str, path: str, body: bytes) -> None:
+        assert self.recorder is not None
+        if service != "scheduler":
+            self.recorder.add(f"{service}:{action}", _resource(body))
+            return
+        request = orjson.loads(body or b"{}")
+        group = request.get("GroupName") or _query(path.partition("?")[2]).get("groupName", ["default"])[0]
+        verb = {"POST": "Create", "PUT": "Update", "GET": "Get", "DELETE": "Delete"}[action]
+        self.recorder.add(f"scheduler:{verb}Schedule", f"schedule/{group}/*")
+        if "Target" in request:
+            self.recorder.add("iam:PassRole", request["Target"]["RoleArn"])
+
+    def schedules(self) -> dict[Any, dict[str, Any]]:
+        """The schedules of EventBridge Scheduler, as the emulator keeps them. Only under the store lock."""
+        kept: dict[Any, dict[str, Any]] = self._app._get_module("scheduler")._schedules._data
+        return kept
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:

@@ -53,6 +53,8 @@ class Recorder:
         function = function or running_function.get()
         if not function:
             return
+        if action.startswith("sqs:"):
+            action = action.removesuffix("Batch")  # IAM has one action for both
         with self._lock:
             self._seen.setdefault(function, set()).add((action, resource))
 

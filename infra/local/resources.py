@@ -23,6 +23,8 @@ _QUEUE_KEYS = (
     "ReceiveMessageWaitTimeSeconds",
     "FifoQueue",
     "ContentBasedDeduplication",
+    "DeduplicationScope",
+    "FifoThroughputLimit",
     "RedrivePolicy",
 )
 
@@ -120,6 +122,7 @@ class Resources:
     ttl: dict[str, str] = field(default_factory=dict)  # table -> attribute
     queues: list[dict[str, Any]] = field(default_factory=list)  # CreateQueue requests
     parameters: list[dict[str, Any]] = field(default_factory=list)  # PutParameter requests
+    schedule_groups: list[str] = field(default_factory=list)  # of schedules that functions make
     cors: Cors | None = None
 
 
@@ -171,6 +174,8 @@ def _add(found: Resources, stack: Stack, logical_id: str, resource: dict[str, An
         resolved = stack.resolve(properties)
         attributes = {key: _text(resolved[key]) for key in _QUEUE_KEYS if key in resolved}
         found.queues.append({"QueueName": stack.physical_name(logical_id), "Attributes": attributes})
+    elif kind == "AWS::Scheduler::ScheduleGroup":
+        found.schedule_groups.append(stack.physical_name(logical_id))
     elif kind == "AWS::SSM::Parameter":
         resolved = stack.resolve(properties)
         found.parameters.append(

@@ -28,7 +28,7 @@ from local.permissions import Recorder
 from local.queues import QueueMapping
 from local.resources import Resources, environment_of, read_resources
 from local.routes import Router
-from local.schedules import Schedules
+from local.schedules import OneShotSchedules, Schedules
 from local.snapshot import Snapshots
 from local.streams import StreamMapping
 from local.template import ACCOUNT, REGION, Stack, TemplateError, parameters_of
@@ -112,6 +112,7 @@ class LocalRun:
         self.streams = [StreamMapping(source, self.emulator, self.functions) for source in resources.streams]
         self.queues = [QueueMapping(source, self.emulator, self.functions) for source in resources.queue_sources]
         self.schedules = Schedules(resources.schedules, self.functions)
+        self.one_shots = OneShotSchedules(resources.schedule_groups, self.emulator)
         self.custom = CustomResources(resources.custom, self.functions)
         self.snapshots = Snapshots(self.data.store, self.emulator, self._collected)
         self.gateway = Gateway(Router(resources.routes), self.functions, resources.cors)
@@ -132,6 +133,7 @@ class LocalRun:
             self.emulator.request("dynamodb", "UpdateTimeToLive", TableName=name, TimeToLiveSpecification=specification)
         manifest = self.snapshots.load(lambda what: self._say(f"loaded {what} from {self.data.store}"))
         self._make_queues(resources)
+        self.one_shots.make_groups()
         for parameter in resources.parameters:
             self.emulator.request("ssm", "PutParameter", Overwrite=True, **parameter)
         self.custom.known = manifest.get("custom", {})
@@ -170,6 +172,7 @@ class LocalRun:
             # Heads ahead of their followers, as a crash may leave them, are brought along before anybody asks.
             self.schedules.run_all()
             self.schedules.start()
+            self.one_shots.start()
             self.snapshots.start(self._save_seconds)
             with asyncio.Runner(loop_factory=_loop_factory()) as runner:
                 runner.run(self._serve_http())
@@ -216,6 +219,7 @@ class LocalRun:
         """Stop everything, save, and say so."""
         self.gateway.stop()
         self.schedules.stop(_STOP_SECONDS)
+        self.one_shots.stop(_STOP_SECONDS)
         for mapping in self.streams:
             mapping.stop(_STOP_SECONDS)
         for queue in self.queues:

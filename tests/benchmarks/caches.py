@@ -5,7 +5,17 @@ def forget_everything() -> None:
     """Empty the caches of this process, as in a function that was just started (its modules are loaded)."""
     # Models take their tables' names from the environment when they are imported: not before the server has set it.
     from homeserver.adapters import federation_http, server_resolution
-    from homeserver.services import ignored_users, lazy_members, resolve_state, room_summary, server_keys, sync_wait
+    from homeserver.services import (
+        destinations,
+        ignored_users,
+        lazy_members,
+        profile,
+        remote_hierarchy,
+        resolve_state,
+        room_summary,
+        server_keys,
+        sync_wait,
+    )
     from homeserver.storage import (
         auth_events,
         large_rooms,
@@ -45,3 +55,6 @@ def forget_everything() -> None:
     server_keys.forget_keys()
     server_resolution.forget_servers()
     federation_http.close_connections()
+    destinations.forget_destinations()
+    remote_hierarchy.forget_hierarchies()
+    profile.forget_profiles()

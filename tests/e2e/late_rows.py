@@ -4,9 +4,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from e2e import asked_by_servers
 from e2e.client import PASSWORD, V3, Client, segments
 from e2e.conversation import SECRET, confirmed, send_notice, with_secret
 from e2e.local_run import Server
+from e2e.sent_by_servers import be_sent_late
+from functions.handshakes import InvitedServer
+from functions.remote_server import KEY
 
 
 class LateServer(Server):
@@ -22,10 +26,12 @@ def live_with_late_rows(folder: Path, record: Callable[[Path], Any]) -> Iterator
     follower does it.
     """
     settings = {"REGISTRATION": "open", "RECORD_PERMISSIONS": "1", "REGISTRATION_SHARED_SECRET": SECRET}
-    settings |= {"SERVER_NOTICES_LOCALPART": "server"}
+    settings |= {"SERVER_NOTICES_LOCALPART": "server"} | asked_by_servers.SETTINGS
     with LateServer(folder, LATE_ROWS="stay", **settings) as server:
         owner, guest = server.register("lateowner"), server.register("lateguest")
         room_id = live(owner, guest)
+        with InvitedServer(folder / "late", key=KEY) as peer:
+            be_sent_late(owner, room_id, server.client(), peer)
         with with_secret(server.client(), "lateroot", admin=True) as root:
             send_notice(root, owner.user_id)
             send_notice(root, owner.user_id, txn_id="again")

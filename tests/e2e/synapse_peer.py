@@ -8,13 +8,15 @@ import secrets
 import signal
 import subprocess
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import httpx
 import orjson
 
-from e2e.client import Client
+from e2e.client import Answer, Client
+from e2e.gate import Gate
 from federation_peer import free_port
 from local.certificate import CERTIFICATE, KEY, certificate_of
 
@@ -46,12 +48,30 @@ _LIMITS = {
 }
 
 
-class Synapse:
-    """One Synapse; it listens for servers at its name, `localhost:<port>`, and for clients without TLS."""
+class UserOfSynapse(Client):
+    """A user of it: the specification is what our answers are compared with, not Synapse's."""
 
-    def __init__(self, folder: Path) -> None:
+    def ask(self, method: str, path: str, body: Any = None, **more: Any) -> Answer:
+        return self.ask_anything(method, path, body, **more)
+
+    def _take(self, room_id: str, timeline: Mapping[str, Any], before: str | None) -> None:
+        """It tells a part of a room again to who comes back."""
+        seen = self.seen.setdefault(room_id, [])
+        known = {event["event_id"] for event in seen}
+        seen += [event for event in timeline.get("events", ()) if event["event_id"] not in known]
+
+
+class Synapse:
+    """One Synapse; it listens for servers at its name, `localhost:<port>`, and for clients without TLS.
+
+    Behind a gate its name is the gate's address, and it listens where the gate leads.
+    """
+
+    def __init__(self, folder: Path, gate: Gate | None = None) -> None:
+        folder.mkdir(exist_ok=True)
         self.folder = folder
-        self.name = f"localhost:{free_port()}"
+        self._federation_port = gate.target if gate else free_port()
+        self.name = f"localhost:{gate.port if gate else self._federation_port}"
         self._client_port = free_port()
         self._clients: list[Client] = []
         self._process: subprocess.Popen[bytes] | None = None
@@ -121,7 +141,7 @@ class Synapse:
 
     def register(self, name: str) -> Client:
         """A new user."""
-        client = Client(self.url).register(name)
+        client = UserOfSynapse(self.url).register(name)
         self._clients.append(client)
         return client
 
@@ -137,7 +157,6 @@ class Synapse:
     def _settings(self) -> dict[str, object]:
         """Federation over loopback with certificates that nobody vouches for, quick to try again; no limits."""
         listener = {"bind_addresses": ["127.0.0.1"], "type": "http", "x_forwarded": False}
-        port = int(self.name.rpartition(":")[2])
         return {
             "server_name": self.name,
             "public_baseurl": f"{self.url}/",
@@ -151,7 +170,8 @@ class Synapse:
             "form_secret": secrets.token_hex(16),
             "listeners": [
                 listener | {"port": self._client_port, "tls": False, "resources": [{"names": ["client"]}]},
-                listener | {"port": port, "tls": True, "resources": [{"names": ["federation", "keys"]}]},
+                listener
+                | {"port": self._federation_port, "tls": True, "resources": [{"names": ["federation", "keys"]}]},
             ],
             "tls_certificate_path": str(self.folder / CERTIFICATE),
             "tls_private_key_path": str(self.folder / KEY),

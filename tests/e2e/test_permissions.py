@@ -36,9 +36,16 @@ from e2e.conversation import (
     talk,
     with_token,
 )
+from e2e.elsewhere import go_elsewhere, knock_once_more
 from e2e.late_rows import live_with_late_rows
+from e2e.let_in import be_invited, guest_of, let_in
 from e2e.local_run import SERVER_NAME, Server
+from e2e.reading_servers import be_read
+from e2e.sent_by_servers import be_sent, crowded, full_device_box, old_gap, old_receipt
+from e2e.sent_to_servers import live_with_a_server_that_does_not_answer
 from federation_peer import Peer
+from functions.handshakes import InvitedServer
+from functions.remote_server import KEY
 from homeserver.matrix.access_token import token_hash
 from homeserver.matrix.sync_token import SyncToken
 from homeserver.web.known_endpoints import known_endpoints
@@ -96,13 +103,21 @@ def called(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[Pair]]:
             talk(alice, bob, room_id)
             read_along(alice, bob, carol)
             keep_order(alice, bob, server)
+            go_elsewhere(alice, bob, carol, nobody, folder)
             with Peer(folder / "peer") as peer:
                 be_asked(nobody, alice, peer)
+            with InvitedServer(folder / "guests", key=KEY) as guests:
+                let_in(alice, bob, nobody, guests)
+                be_read(alice, nobody, guests)
             confirmed(carol, "POST", f"{V3}/account/deactivate", {"erase": True})
         assert server.stop() == 0
         assert "Traceback" not in server.log, server.log
     found = record(folder)
-    for pairs in (crowded_room(folder), repaired(folder), *live_with_late_rows(folder, record)):
+    others = (
+        *live_with_late_rows(folder, record),
+        *live_with_a_server_that_does_not_answer(folder, ColdServer, record),
+    )
+    for pairs in (crowded_room(folder), repaired(folder), *others):
         for function, more in pairs.items():
             found.setdefault(function, set()).update(more)
     return found
@@ -119,6 +134,7 @@ def crowded_room(folder: Path) -> dict[str, set[Pair]]:
 
         for start in range(0, 54, 9):
             at_once(*(partial(enter, f"guest{start + number}") for number in range(9)))
+        server.register("popular")
         owner.invite(room_id, f"@popular:{SERVER_NAME}")
         event_id = owner.send(room_id, "welcome")
         owner.sync_until(lambda: owner.bodies(room_id) == ["welcome"])
@@ -136,10 +152,20 @@ def repaired(folder: Path) -> dict[str, set[Pair]]:
     stored = {"k": {"S": f"regtoken/{token_hash('stored')}"}, "completed": {"N": "0"}}
     rewrite(folder, "Server", lambda items: [*items, stored])
     rewrite(folder, "Inbox", inbox_of_a_busy_server)
+    sending, newcomer = InvitedServer(folder / "sending", key=KEY), Peer(folder / "newcomer")
+    rewrite(folder, "ToDevice", lambda items: [*items, *full_device_box(f"@owner:{SERVER_NAME}")])
+    rewrite(folder, "Received", lambda items: [*items, old_gap(sending.name)])
+    rewrite(folder, "Staging", lambda items: [*items, old_receipt()])
     settings = {"REGISTRATION": "token", "RATE_LIMITS": "on", "SERVER_NOTICES_LOCALPART": "server"}
+    settings |= asked_by_servers.SETTINGS
     with ColdServer(folder, RECORD_PERMISSIONS="1", **settings) as server:
         owner = server.client().log_in("owner")
         late = with_token(server.client(), "late", "stored")
+        with InvitedServer(folder / "inviting", key=KEY) as inviting:
+            be_invited(f"@popular:{SERVER_NAME}", guest_of(server.client(), inviting))
+        knock_once_more(server.client().log_in("popular"), server.client(), folder)
+        with sending, newcomer:
+            be_sent(owner, crowded(owner), server.client(), sending, newcomer)
         owner.create_room(invite=[f"@popular:{SERVER_NAME}"])
         owner.sync()
         assert owner.since is not None
@@ -230,7 +256,11 @@ def test_a_function_is_told_where_to_find_what_it_asks_for(called: dict[str, set
         "ssm:GetParameter": "SIGNING_KEY_PARAMETER",
         "lambda:InvokeFunction": "SYNC_ANSWER_FUNCTION",
         ("sqs:SendMessage", "InboxFanoutQueue"): "INBOX_FANOUT_QUEUE",
+        ("sqs:SendMessage", "FederationOutboundQueue.fifo"): "FEDERATION_OUTBOUND_QUEUE",
+        "scheduler:CreateSchedule": "FEDERATION_SCHEDULES",
+        "iam:PassRole": "FEDERATION_SCHEDULES_ROLE",
         ("sqs:SendMessage", "FailedRecordsQueue"): "FAILED_RECORDS_QUEUE",
+        ("sqs:SendMessage", "FederationInboundQueue.fifo"): "FEDERATION_INBOUND_QUEUE",
     }
     for folder, pairs in called.items():
         wanted = {names.get(pair) or names.get(pair[0]) for pair in pairs} - {None}

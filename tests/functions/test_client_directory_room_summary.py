@@ -165,7 +165,7 @@ def test_a_member_who_lost_the_power_to_send_is_still_told(alice: User, bob: Use
 def test_a_summary_takes_one_round(alice: User, bob: User) -> None:
     from benchmarks.caches import forget_everything
     from homeserver.observability import metered
-    from homeserver.services.room_preview import room_summary
+    from homeserver.services.find_room import room_summary
 
     room_id = create_room(alice, preset="public_chat", name="Tea")
     forget_everything()

@@ -1,5 +1,6 @@
 """Being in rooms: join, invite, leave, kick, ban, unban, forget, joined_rooms, and the profile in a membership."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -209,7 +210,10 @@ def test_bodies_that_make_no_sense_are_refused(alice: User, action: str, body: A
     assert events_of(alice, room_id) == events
 
 
-def test_users_of_other_servers_cannot_be_invited_but_banned(alice: User) -> None:
+def test_without_federation_users_of_other_servers_cannot_be_invited_but_banned(
+    alice: User, server: Callable[..., None]
+) -> None:
+    server(FEDERATION="off")
     room_id = create_room(alice)
     assert refusal(post(alice, room_id, "invite", {"user_id": "@x:else.org"})) == (403, "M_FORBIDDEN")
     content = {"membership": "invite"}
@@ -267,7 +271,10 @@ def test_a_public_room_is_joined_by_id_and_by_alias(alice: User, bob: User) -> N
         ("!nowhere:else.org", (404, "M_NOT_FOUND")),
     ],
 )
-def test_joining_what_cannot_be_joined(alice: User, target: str, expected: tuple[int, str]) -> None:
+def test_without_federation_some_things_cannot_be_joined(
+    alice: User, server: Callable[..., None], target: str, expected: tuple[int, str]
+) -> None:
+    server(FEDERATION="off")
     assert refusal(request("client_rooms", "POST", path("join", target), {}, token=alice.token)) == expected
 
 

@@ -1,5 +1,6 @@
 """Knocking: who may knock, what members and the knocker see, how a knock ends; and invitations that are not wanted."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -147,7 +148,10 @@ def test_who_is_in_invited_or_banned_cannot_knock(alice: User, bob: User, before
         ("!" + "r" * 300 + ":example.org", (400, "M_INVALID_PARAM")),
     ],
 )
-def test_what_is_no_room_cannot_be_knocked_at(alice: User, room: str, expected: tuple[int, str]) -> None:
+def test_without_federation_what_is_no_room_here_cannot_be_knocked_at(
+    alice: User, server: Callable[..., None], room: str, expected: tuple[int, str]
+) -> None:
+    server(FEDERATION="off")
     assert refusal(knock(alice, room)) == expected
 
 

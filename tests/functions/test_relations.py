@@ -83,6 +83,21 @@ def test_what_relates_to_children_comes_on_request_down_to_three_levels(alice: U
     assert children(alice, room_id, replied, recurse="true") == [too_deep, on_edit, edited]
 
 
+def test_the_unstable_name_of_recurse_means_the_same_and_counts_only_without_the_stable_one(alice: User) -> None:
+    room_id = create_room(alice)
+    root = say(alice, room_id, "root")
+    replied = reply(alice, room_id, root, "reply")
+    on_reply = react(alice, room_id, replied).json["event_id"]
+    name = "org.matrix.msc3981.recurse"
+    told = relations(alice, room_id, root, **{name: "true"}).json
+    assert [child["event_id"] for child in told["chunk"]] == [on_reply, replied]
+    assert told["recursion_depth"] == 3
+    assert relations(alice, room_id, root, **{name: "false"}).json["recursion_depth"] == 1
+    assert children(alice, room_id, root, recurse="false", **{name: "true"}) == [replied]
+    refused = relations(alice, room_id, root, **{name: "yes"})
+    assert (refused.status, refused.json["errcode"]) == (400, "M_INVALID_PARAM")
+
+
 def test_a_rich_reply_and_what_is_no_relation_relate_to_nothing(alice: User) -> None:
     room_id, other = create_room(alice), create_room(alice)
     parent, elsewhere = say(alice, room_id, "parent"), say(alice, other, "elsewhere")

@@ -9,6 +9,7 @@ from functions.harness import User, register
 from functions.rooms import create_room, follow, say, set_state
 from functions.syncing import Device, ask
 from homeserver.observability import metered
+from homeserver.storage.room_items import HEAD, Head
 
 pytestmark = pytest.mark.usefixtures("set_up")
 CLIENT_SYNC = 1  # round of client_sync: the token of the device, and beside it the first look into the inbox
@@ -95,6 +96,25 @@ def test_the_hundred_and_fiftieth_event_costs_what_the_twentieth_does(phone: Dev
             phone.sync()
         costs.append((meter.rounds, meter.calls, meter.rru))
     assert costs[0] == costs[1]
+
+
+@pytest.mark.parametrize("before", [93, 95, 100, 105])
+def test_a_timeline_that_lies_in_two_partitions_takes_as_many_rounds_as_in_one(
+    phone: Device, alice: User, before: int
+) -> None:
+    room_id = min(phone.joined)
+    head = Head.fetch(room_id, HEAD)
+    assert head is not None
+    say(alice, room_id, *[f"text {n}" for n in range(before - int(head.position))])
+    follow()
+    phone.sync_until_quiet()
+    sent = say(alice, room_id, *[f"more {n}" for n in range(8)])
+    follow()
+    forget_everything()
+    with metered() as meter:
+        timeline = phone.sync()["rooms"]["join"][room_id]["timeline"]
+    assert ([event["event_id"] for event in timeline["events"]], timeline["limited"]) == (sent, False)
+    assert CLIENT_SYNC + meter.rounds <= 3
 
 
 def test_the_answer_says_what_it_cost_when_it_is_asked_to(

@@ -4,9 +4,12 @@ from collections.abc import Callable
 
 import pytest
 
+from benchmarks.caches import forget_everything
 from functions.harness import User, call, register
-from functions.rooms import create_room, follow, get, path, redact, say, set_state, texts
+from functions.remote_server import state_of
+from functions.rooms import create_room, follow, get, path, post, redact, say, set_state, texts
 from functions.syncing import Device, ids, keys, sync
+from homeserver.observability import metered
 from homeserver.storage import timeline_cache
 
 pytestmark = pytest.mark.usefixtures("set_up")
@@ -228,3 +231,69 @@ def test_what_was_read_before_a_redaction_is_not_kept_as_if_it_came_after(
     sync(phone.user, before)
     (room,) = sync(phone.user, before)["rooms"]["join"].values()
     assert texts(room["timeline"]["events"]) == [None]
+
+
+LAZY = {"room": {"state": {"lazy_load_members": True}}}
+
+
+class TestLazyMembers:
+    """The memberships that a lazy client needs are told as they were at the start of the timeline."""
+
+    @pytest.fixture
+    def lazy(self, phone: Device, alice: User) -> Device:
+        device = Device(phone.user, {"filter": LAZY})
+        device.sync_until_quiet()
+        forget_everything()
+        return device
+
+    def test_a_membership_that_has_not_changed_is_told_in_one_round_beside_the_timeline(
+        self, lazy: Device, alice: User
+    ) -> None:
+        room_id = room_of(lazy)
+        say(alice, room_id, "hello")
+        follow()
+        forget_everything()
+        with metered() as meter:
+            told = lazy.sync()["rooms"]["join"][room_id]["state"]["events"]
+        assert ids(told) == [member_of(alice, room_id)]
+        assert meter.rounds <= 3
+
+    def test_one_that_changes_in_the_timeline_is_told_as_it_was_before(self, lazy: Device, alice: User) -> None:
+        room_id = room_of(lazy)
+        before = member_of(alice, room_id)
+        say(alice, room_id, "hello")
+        changed = set_state(
+            alice, room_id, "m.room.member", {"membership": "join", "displayname": "A"}, key=alice.user_id
+        )
+        say(alice, room_id, "hello again")
+        follow()
+        forget_everything()
+        room = lazy.sync()["rooms"]["join"][room_id]
+        assert ids(room["state"]["events"]) == [before]
+        assert changed.json["event_id"] in ids(room["timeline"]["events"])
+
+    def test_one_that_changed_before_the_timeline_is_told_as_it_is(self, lazy: Device, alice: User) -> None:
+        room_id = room_of(lazy)
+        changed = set_state(
+            alice, room_id, "m.room.member", {"membership": "join", "displayname": "A"}, key=alice.user_id
+        )
+        say(alice, room_id, *[f"text {n}" for n in range(12)])
+        follow()
+        forget_everything()
+        room = lazy.sync()["rooms"]["join"][room_id]
+        assert room["timeline"]["limited"]
+        assert ids(room["state"]["events"]) == [changed.json["event_id"]]
+
+    def test_who_came_in_the_timeline_is_told_by_it_alone(self, lazy: Device, alice: User) -> None:
+        room_id, carol = room_of(lazy), register("carol")
+        assert post(alice, room_id, "invite", {"user_id": carol.user_id}).status == 200
+        assert post(carol, room_id, "join").status == 200
+        say(carol, room_id, "hello")
+        follow()
+        forget_everything()
+        assert ids(lazy.sync()["rooms"]["join"][room_id]["state"]["events"]) == [member_of(alice, room_id)]
+
+
+def member_of(user: User, room_id: str) -> str:
+    """The user's membership event in the room now."""
+    return state_of(room_id)["m.room.member", user.user_id]

@@ -2,8 +2,8 @@
 
 import pytest
 
-from functions.harness import User
-from functions.rooms import create_room, follow, get, post, redact, say, set_state, texts
+from functions.harness import User, call
+from functions.rooms import create_room, follow, get, path, post, redact, say, set_state, texts
 from functions.syncing import Device, ids, keys
 
 pytestmark = pytest.mark.usefixtures("set_up")
@@ -205,3 +205,21 @@ def test_a_redacted_message_is_redacted_for_who_joins_later(phone: Device, alice
     post(phone.user, room_id, "join")
     room = last_of(phone, "join", room_id)
     assert texts(room["timeline"]["events"]) == [None]
+
+
+@pytest.mark.parametrize("query", [{}, {"full_state": True}])
+def test_what_a_user_notes_of_a_room_that_they_left_does_not_bring_it_back(
+    phone: Device, alice: User, query: dict
+) -> None:
+    room_id, kept = create_room(alice, phone.user), create_room(alice, phone.user)
+    phone.sync()
+    assert post(phone.user, room_id, "leave").status == 200
+    assert list(phone.sync()["rooms"]["leave"]) == [room_id]
+    for room in (room_id, kept):
+        where = path("user", phone.user.user_id, "rooms", room, "account_data", "org.example.note")
+        assert call("client_user", "PUT", where, {"a": 1}, token=phone.user.token).status == 200
+    rooms = phone.sync(**query)["rooms"]
+    assert set(rooms) == {"join"}
+    assert list(rooms["join"]) == [kept]
+    assert rooms["join"][kept]["account_data"]["events"] == [{"type": "org.example.note", "content": {"a": 1}}]
+    assert list(phone.sync()) == ["next_batch"]

@@ -7,7 +7,8 @@ from functions.harness import User, register
 from functions.rooms import create_room, follow, post, redact, say, set_state
 from functions.syncing import JSON, Device, keys, sync
 from homeserver.observability import metered
-from homeserver.services import room_summary, sync_state
+from homeserver.services import room_summary
+from homeserver.storage import state_cache
 from homeserver.storage.room_counts import read_counts
 
 pytestmark = pytest.mark.usefixtures("set_up")
@@ -114,7 +115,7 @@ class TestCrowd:
     @pytest.fixture(autouse=True)
     def small_numbers(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(room_summary, "STORED_FROM", 5)
-        monkeypatch.setattr(sync_state, "_CROWD", 5)
+        monkeypatch.setattr(state_cache, "CROWD", 5)
 
     @pytest.fixture
     def crowd(self) -> list[User]:

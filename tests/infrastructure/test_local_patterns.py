@@ -28,6 +28,8 @@ def test_a_filter_keeps_heads_only():
         ({"dynamodb": {"Keys": {"k": {"S": [{"suffix": "he"}]}}}}, False),
         ({"dynamodb": {"NewImage": {"v": {"S": [{"exists": False}]}}}}, False),
         ({"dynamodb": {"OldImage": [{"exists": False}]}}, True),
+        # A leaf that is not there does not exist, wherever the path to it ends.
+        ({"dynamodb": {"NewImage": {"fs": {"N": [{"exists": True}]}}}}, False),
         ({"$or": [{"eventName": ["REMOVE"]}, {"eventName": ["INSERT"]}]}, True),
     ],
 )

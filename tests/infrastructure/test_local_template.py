@@ -129,6 +129,9 @@ def test_global_and_own_variables_make_one_environment():
         "NOTES_TABLE": "eigenserver-notes",
         "WORK_QUEUE_URL": "http://localhost:4566/000000000000/eigenserver-Data-WorkQueue",
         "FAILED_QUEUE_URL": "http://localhost:4566/000000000000/eigenserver-Data-FailedQueue",
+        "WORK_QUEUE_ARN": "arn:aws:sqs:us-east-1:000000000000:eigenserver-Data-WorkQueue",
+        "REMINDERS": "eigenserver-Data-Reminders",
+        "REMINDERS_ROLE": "arn:aws:iam::000000000000:role/eigenserver-Data-RemindersRole",
         "SWEEP_FUNCTION": "eigenserver-sweep",
     }
 

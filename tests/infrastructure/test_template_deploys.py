@@ -170,9 +170,9 @@ def test_stream_and_queues_wake_their_readers(aws: Any) -> None:
     physical = resources(aws, NAME)
     mappings = aws("lambda").list_event_source_mappings()["EventSourceMappings"]
     readers = {mapping["FunctionArn"].split(":function:")[1].split(":")[0]: mapping for mapping in mappings}
-    assert set(readers) == {
-        physical[f"{name}Function"] for name in ("InboxFollower", "InboxFanoutWorker", "RoomSweepWorker")
-    }
+    names = ("InboxFollower", "OutboundRouter", "InboxFanoutWorker", "RoomSweepWorker")
+    names += ("FederationInboundWorker", "FederationSenderWorker")
+    assert set(readers) == {physical[f"{name}Function"] for name in names}
     follower = readers[physical["InboxFollowerFunction"]]
     assert ":table/" in follower["EventSourceArn"]
     assert json.loads(follower["FilterCriteria"]["Filters"][0]["Pattern"]) == {

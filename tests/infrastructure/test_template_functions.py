@@ -113,15 +113,16 @@ def test_a_function_behind_the_api_gives_up_before_the_api_does(folder: str) -> 
     assert FUNCTIONS[folder].properties["Timeout"] == 29
 
 
-def test_no_function_but_the_sweep_takes_longer_than_thirty_seconds() -> None:
+def test_none_but_workers_that_wait_for_others_take_longer_than_thirty_seconds() -> None:
     longer = {name: f.properties["Timeout"] for name, f in FUNCTIONS.items() if f.properties["Timeout"] > 30}
-    assert longer == {"room_sweep_worker": 300}
+    assert longer == {"room_sweep_worker": 300, "federation_inbound_worker": 300, "federation_sender_worker": 60}
 
 
 def test_memory_follows_the_work_and_is_a_parameter_for_all() -> None:
     assert all(set(f.raw["MemorySize"]) == {"Ref"} for f in FUNCTIONS.values())
     memory = {name: int(f.properties["MemorySize"]) for name, f in FUNCTIONS.items()}
-    special = {"client_sync": 128, "client_login": 1769}
+    special = {"client_sync": 128, "client_login": 1769, "federation_inbound_worker": 512}
+    special |= {"outbound_router": 512, "federation_sender_worker": 256}
     assert memory == {name: special.get(name, 1024) for name in FUNCTIONS}
 
 
@@ -150,10 +151,15 @@ def test_only_those_who_sign_know_where_the_signing_key_is() -> None:
         == allowed
         == {
             "federation_keys",
+            "federation_rooms",
+            "federation_inbound_worker",
+            "federation_sender_worker",
             "client_account",
             "client_user",
             "client_rooms",
             "client_events",
+            "client_history",
+            "client_directory",
             "server_admin",
             "server_setup",
         }
@@ -209,7 +215,9 @@ def test_rights_are_written_as_named_statements_that_allow_named_actions(folder:
         assert statement["Effect"] == "Allow"
         actions = as_list(statement["Action"])
         assert len(actions) == len(set(actions))
-        assert all(re.fullmatch(r"(dynamodb|sqs|ssm|lambda):[A-Z][A-Za-z]+", action) for action in actions)
+        assert all(
+            re.fullmatch(r"(dynamodb|sqs|ssm|lambda|scheduler|iam):[A-Z][A-Za-z]+", action) for action in actions
+        )
 
 
 def test_only_the_sweep_scans_and_nobody_may_change_a_table_itself() -> None:
@@ -221,14 +229,24 @@ def test_only_the_sweep_scans_and_nobody_may_change_a_table_itself() -> None:
     assert about_tables <= items | stream | {"dynamodb:Query", "dynamodb:Scan", "dynamodb:ConditionCheckItem"}
 
 
-def test_no_function_that_answers_unknown_requests_may_write() -> None:
-    writing = re.compile(r"dynamodb:(Put|Update|Delete|BatchWrite)")
-    tokens = STACK.child("DataStack").output("TokensTableArn")
-    for folder, exception in (("server_discovery", None), ("client_history", tokens)):
-        # Whoever is shown a new access token notes that it is in use.
-        statements = [s for s in FUNCTIONS[folder].statements if s["Resource"] != exception]
-        actions = [a for s in statements for a in as_list(s["Action"])]
-        assert [action for action in actions if writing.match(action)] == []
+WRITING = re.compile(r"dynamodb:(Put|Update|Delete|BatchWrite)")
+
+
+def test_the_function_that_answers_unknown_requests_may_not_write() -> None:
+    actions = [a for s in FUNCTIONS["server_discovery"].statements for a in as_list(s["Action"])]
+    assert [action for action in actions if WRITING.match(action)] == []
+
+
+def test_who_reads_history_writes_only_what_it_fetched_from_other_servers() -> None:
+    data = STACK.child("DataStack")
+    tables = ("Tokens", "State", "Rooms", "Timeline", "Events", "Search", "ServerKeys")
+    known = {data.output(f"{table}TableArn") for table in tables}
+    writing = [s for s in FUNCTIONS["client_history"].statements if any(map(WRITING.match, as_list(s["Action"])))]
+    assert {resource for s in writing for resource in as_list(s["Resource"])} == known
+    # Whoever is shown a new access token notes that it is in use; what it fetches moves the head, and makes no room.
+    on_rooms = [a for s in writing for a in as_list(s["Action"]) if s["Resource"] == data.output("RoomsTableArn")]
+    assert "dynamodb:PutItem" not in on_rooms
+    assert "dynamodb:DeleteItem" not in on_rooms
 
 
 def test_passwords_and_tokens_are_out_of_reach_of_all_but_the_functions_of_accounts() -> None:
@@ -238,12 +256,39 @@ def test_passwords_and_tokens_are_out_of_reach_of_all_but_the_functions_of_accou
     assert reach == {"client_login", "client_account", "server_admin"}
 
 
+def test_only_the_sender_makes_schedules_and_they_may_only_send_to_its_queue() -> None:
+    queues = STACK.child("QueuesStack")
+    actions = {name: {a for s in f.statements for a in as_list(s["Action"])} for name, f in FUNCTIONS.items()}
+    makers = {n for n, found in actions.items() if any(a.startswith(("scheduler:", "iam:")) for a in found)}
+    assert makers == {"federation_sender_worker"}
+    assert actions["federation_sender_worker"] >= {
+        "scheduler:CreateSchedule",
+        "scheduler:DeleteSchedule",
+        "iam:PassRole",
+    }
+    (passed,) = [s for s in FUNCTIONS["federation_sender_worker"].statements if s["Action"] == "iam:PassRole"]
+    assert passed["Resource"] == queues.output("FederationSchedulesRoleArn")
+    ((_, role),) = queues.resources("AWS::IAM::Role")
+    role = queues.resolve(role["Properties"])
+    (statement,) = [s for policy in role["Policies"] for s in policy["PolicyDocument"]["Statement"]]
+    assert (statement["Action"], statement["Resource"]) == (
+        "sqs:SendMessage",
+        queues.output("FederationOutboundQueueArn"),
+    )
+    (trust,) = role["AssumeRolePolicyDocument"]["Statement"]
+    assert trust["Principal"] == {"Service": "scheduler.amazonaws.com"}
+    assert trust["Condition"] == {"StringEquals": {"aws:SourceAccount": "000000000000"}}
+
+
 def test_sam_adds_no_rights_but_logging_and_reading_sources() -> None:
     basic = f"{MANAGED}AWSLambdaBasicExecutionRole"
     extra = {
         "InboxFollowerFunctionRole": [f"{MANAGED}AWSLambdaDynamoDBExecutionRole"],
         "InboxFanoutWorkerFunctionRole": [f"{MANAGED}AWSLambdaSQSQueueExecutionRole"],
         "RoomSweepWorkerFunctionRole": [f"{MANAGED}AWSLambdaSQSQueueExecutionRole"],
+        "FederationInboundWorkerFunctionRole": [f"{MANAGED}AWSLambdaSQSQueueExecutionRole"],
+        "OutboundRouterFunctionRole": [f"{MANAGED}AWSLambdaDynamoDBExecutionRole"],
+        "FederationSenderWorkerFunctionRole": [f"{MANAGED}AWSLambdaSQSQueueExecutionRole"],
     }
     roles = translated_resources("AWS::IAM::Role")
     assert {name: role["ManagedPolicyArns"] for name, role in roles.items()} == {

@@ -98,7 +98,7 @@ def test_every_route_names_its_method_and_a_greedy_variable_stands_last() -> Non
     for route in ROUTES:
         if route.path != DEFAULT:
             assert route.method in {"GET", "POST", "PUT", "DELETE"}
-            assert re.fullmatch(r"/|(/([A-Za-z0-9._-]+|{[a-zA-Z]+}))*(/{proxy\+})?", route.path), route.path
+            assert re.fullmatch(r"/|(/([A-Za-z0-9._-]+|{[a-zA-Z]+}))*(/{proxy\+})?/?", route.path), route.path
 
 
 def test_the_api_is_on_the_default_stage_and_open_to_clients_in_browsers() -> None:

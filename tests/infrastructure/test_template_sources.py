@@ -5,10 +5,17 @@ from typing import Any
 
 import pytest
 
-from infrastructure.templates import ALARMS, FUNCTIONS, LOGS, QUEUES, STACK
+from infrastructure.templates import ALARMS, FUNCTIONS, LOGS, QUEUES, STACK, TEMPLATE
+from local.patterns import matches
+from local.template import Stack
 
 QUEUE_RESOURCES: dict[str, dict[str, Any]] = dict(QUEUES.resources("AWS::SQS::Queue"))
-READERS = {"InboxFanoutQueue": "inbox_fanout_worker", "FailedRecordsQueue": "room_sweep_worker"}
+READERS = {
+    "InboxFanoutQueue": "inbox_fanout_worker",
+    "FailedRecordsQueue": "room_sweep_worker",
+    "FederationInboundQueue": "federation_inbound_worker",
+    "FederationOutboundQueue": "federation_sender_worker",
+}
 
 
 def test_the_follower_sees_heads_only_and_a_poison_record_cannot_block_its_shard() -> None:
@@ -28,8 +35,27 @@ def test_the_follower_sees_heads_only_and_a_poison_record_cannot_block_its_shard
     }
 
 
-def test_nobody_else_reads_a_stream() -> None:
-    assert [name for name, function in FUNCTIONS.items() if function.events("DynamoDB")] == ["inbox_follower"]
+def test_the_outbound_router_sees_rooms_that_concern_other_servers_and_what_is_ephemeral() -> None:
+    (source,) = FUNCTIONS["outbound_router"].events("DynamoDB")
+    (follower,) = FUNCTIONS["inbox_follower"].events("DynamoDB")
+    filters = [json.loads(entry["Pattern"]) for entry in source.pop("FilterCriteria")["Filters"]]
+    follower.pop("FilterCriteria", None)
+    assert source == follower
+
+    def passes(k: str, **image: Any) -> bool:
+        record = {"dynamodb": {"Keys": {"room": {"S": "!r"}, "k": {"S": k}}, "NewImage": image}}
+        return any(matches(pattern, record) for pattern in filters)
+
+    assert passes("head", fs={"N": "7"}, p={"N": "9"})
+    assert not passes("head", p={"N": "9"})
+    assert passes("ephemeral", n={"N": "3"})
+    assert not passes("state/m.room.topic/", fs={"N": "7"})
+    assert not passes("cursor/outbound", p={"N": "9"})
+
+
+def test_two_functions_read_the_stream_which_is_as_many_as_a_shard_serves_well() -> None:
+    readers = [name for name, function in FUNCTIONS.items() if function.events("DynamoDB")]
+    assert readers == ["inbox_follower", "outbound_router"]
 
 
 @pytest.mark.parametrize(("queue", "reader"), READERS.items())
@@ -41,13 +67,31 @@ def test_a_queue_has_one_reader_that_reports_which_messages_failed(queue: str, r
     assert int(readers[reader]["ScalingConfig"]["MaximumConcurrency"]) >= 2
 
 
+def test_queues_that_only_federation_fills_are_not_read_without_it() -> None:
+    mute = Stack(TEMPLATE, {"Federation": "off"})
+    for federation, stack in (("on", STACK), ("off", mute)):
+        enabled = {
+            reader: stack.resolve(FUNCTIONS[reader].raw["Events"][name]["Properties"].get("Enabled", True))
+            for reader in READERS.values()
+            for name, event in FUNCTIONS[reader].raw["Events"].items()
+            if event["Type"] == "SQS"
+        }
+        others = {"federation_inbound_worker", "federation_sender_worker"}
+        assert enabled == {reader: federation == "on" or reader not in others for reader in READERS.values()}
+
+
 @pytest.mark.parametrize(("queue", "reader"), READERS.items())
 def test_a_message_stays_hidden_for_six_times_its_readers_timeout(queue: str, reader: str) -> None:
     assert QUEUE_RESOURCES[queue]["Properties"]["VisibilityTimeout"] >= 6 * FUNCTIONS[reader].properties["Timeout"]
 
 
 # Where a message goes that was tried five times: a part of a fan-out is repeated by the sweep's worker before it ends.
-AFTER_FIVE_TRIES = {"InboxFanoutQueue": "FailedRecordsQueue", "FailedRecordsQueue": "FailedRecordsDeadLetters"}
+AFTER_FIVE_TRIES = {
+    "InboxFanoutQueue": "FailedRecordsQueue",
+    "FailedRecordsQueue": "FailedRecordsDeadLetters",
+    "FederationInboundQueue": "FederationDeadLetters",
+    "FederationOutboundQueue": "FederationDeadLetters",
+}
 
 
 @pytest.mark.parametrize(("queue", "target"), AFTER_FIVE_TRIES.items())
@@ -59,15 +103,26 @@ def test_what_fails_five_times_goes_on_and_is_kept_for_two_weeks(queue: str, tar
 
 def test_every_queue_is_encrypted_and_is_read_or_is_dead_letters() -> None:
     assert all(queue["Properties"]["SqsManagedSseEnabled"] is True for queue in QUEUE_RESOURCES.values())
-    assert set(QUEUE_RESOURCES) == set(READERS) | {"FailedRecordsDeadLetters"}
+    assert set(QUEUE_RESOURCES) == set(READERS) | {"FailedRecordsDeadLetters", "FederationDeadLetters"}
     assert set(AFTER_FIVE_TRIES) == set(READERS)
 
 
-def test_the_sweep_runs_every_day_and_nothing_else_runs_by_the_clock() -> None:
+def test_a_queue_in_order_ends_in_dead_letters_in_order_and_groups_do_not_wait_for_each_other() -> None:
+    fifo = {name: queue["Properties"] for name, queue in QUEUE_RESOURCES.items() if "FifoQueue" in queue["Properties"]}
+    assert all(queue["FifoQueue"] is True for queue in fifo.values())
+    for name, target in AFTER_FIVE_TRIES.items():
+        assert (name in fifo) == (target in fifo)
+        if name in fifo:
+            assert fifo[name]["DeduplicationScope"] == "messageGroup"
+            assert fifo[name]["FifoThroughputLimit"] == "perMessageGroupId"
+
+
+def test_the_sweep_runs_every_day_and_looks_after_what_is_staged_and_nothing_else_runs_by_the_clock() -> None:
     schedules = {name: f.events("Schedule") for name, f in FUNCTIONS.items() if f.events("Schedule")}
     assert {n: [s["Schedule"] for s in found] for n, found in schedules.items()} == {
-        "room_sweep_worker": ["rate(1 day)"]
+        "room_sweep_worker": ["rate(10 minutes)", "rate(1 day)"]
     }
+    assert [s.get("Input") for s in schedules["room_sweep_worker"]] == ['{"staged": true}', None]
 
 
 @pytest.mark.parametrize("folder", FUNCTIONS)

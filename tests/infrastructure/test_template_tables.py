@@ -28,8 +28,21 @@ KEYS = {
     "Reports": [("month", "S"), ("k", "S")],
     "Listings": [("list", "S"), ("k", "S")],
     "ServerKeys": [("server", "S"), ("k", "S")],
+    "Destinations": [("server", "S"), ("k", "S")],
+    "Staging": [("room", "S"), ("k", "S")],
+    "Received": [("server", "S"), ("txn", "S")],
+    "ToDevice": [("user", "S"), ("k", "S")],
+    "Presence": [("user", "S")],
+    "RemoteDevices": [("user", "S"), ("k", "S")],
 }
-EXPIRING = {"Transactions", "Tokens", "Sessions", "Limits", "ServerKeys"}
+EXPIRING = {"Transactions", "Tokens", "Sessions", "Limits", "ServerKeys"} | {
+    "Staging",
+    "Received",
+    "ToDevice",
+    "Presence",
+    "RemoteDevices",
+    "Destinations",
+}
 
 TABLES: dict[str, dict[str, Any]] = {
     logical_id.removesuffix("Table"): resource for logical_id, resource in DATA.resources("AWS::DynamoDB::Table")

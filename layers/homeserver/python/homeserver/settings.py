@@ -29,6 +29,9 @@ class Settings:
     federation_verify: str  # on | off | path of a CA file: whose certificates other homeservers may show
     trusted_key_servers: tuple[str, ...]  # server names: asked for the keys of servers that do not answer
     api_domain: str  # the domain on which the API answers; empty: the address that was asked
+    # Which servers get transactions that name the one before: auto (those that understand it) | always | never
+    federation_prev_ids: str
+    legacy_seed_views: bool  # whether other servers may look at events in the format of the 2014 draft
     plain_http: str  # off | loopback: whether servers on this machine may be asked without TLS
 
 
@@ -37,6 +40,8 @@ _CHOICES = {
     "USER_DIRECTORY": ("shared", "all"),
     "GUEST_ACCOUNTS": ("on", "off"),
     "FEDERATION": ("on", "off"),
+    "FEDERATION_PREV_IDS": ("auto", "always", "never"),
+    "LEGACY_SEED_VIEWS": ("on", "off"),
     "PLAIN_HTTP": ("off", "loopback"),
     "QUERY_TOKENS": ("all", "legacy", "off"),
     "RATE_LIMITS": ("on", "off"),
@@ -96,6 +101,8 @@ def settings() -> Settings:
         federation_verify=env.get("FEDERATION_VERIFY") or "on",
         trusted_key_servers=_listed("TRUSTED_KEY_SERVERS"),
         api_domain=env.get("API_DOMAIN", ""),
+        federation_prev_ids=_choice("FEDERATION_PREV_IDS", "auto"),
+        legacy_seed_views=_choice("LEGACY_SEED_VIEWS", "off") == "on",
         plain_http=_choice("PLAIN_HTTP", "off"),
     )
 

@@ -67,7 +67,7 @@ class BadAnswer(Unreachable):
 class HttpError(FederationError):
     """The server answered with an error (or a redirection): `status`, `errcode` and `error` as far as it said them.
 
-    `retry_after_ms`: how long it wants to be left alone, or None.
+    `answer` is the whole object that it said them in. `retry_after_ms`: how long it wants to be left alone, or None.
     """
 
     def __init__(
@@ -75,6 +75,7 @@ class HttpError(FederationError):
     ) -> None:
         errcode, error = answer.get("errcode"), answer.get("error")
         self.status = status
+        self.answer = answer
         self.errcode = errcode if isinstance(errcode, str) else "M_UNKNOWN"
         self.error = error if isinstance(error, str) else ""
         self.retry_after_ms = retry_after_ms

@@ -54,3 +54,19 @@ def send_fifo(queue_variable: str, messages: Sequence[FifoMessage]) -> None:
         failed = sqs.send_message_batch(QueueUrl=url, Entries=entries).get("Failed", ())
         if failed:
             raise QueueFailed(f"{queue_variable}: {failed[0].get('Code')}: {failed[0].get('Message')}")
+
+
+def bring_back(queue_variable: str, seconds: Mapping[str, int]) -> None:
+    """Let messages that were received, by receipt handle, be read again after so many seconds from now.
+
+    A handler reports them as failed as well; without this they come back when the queue's visibility timeout is over.
+    A message that is visible already, or gone, is passed over. Raises KeyError if the variable is not set.
+    """
+    sqs, url = aws.client("sqs"), os.environ[queue_variable]
+    handles = list(seconds)
+    for start in range(0, len(handles), _AT_ONCE):
+        entries = [
+            {"Id": str(number), "ReceiptHandle": handle, "VisibilityTimeout": seconds[handle]}
+            for number, handle in enumerate(handles[start : start + _AT_ONCE])
+        ]
+        sqs.change_message_visibility_batch(QueueUrl=url, Entries=entries)

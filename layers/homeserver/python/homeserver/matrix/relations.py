@@ -55,7 +55,7 @@ def annotation_number(sender: str, event_type: str, key: str) -> int:
 class Parent:
     """What never changes of an event that others relate to."""
 
-    position: int
+    position: float  # the number of its place
     sender: str
     type: str
     is_state: bool
@@ -81,7 +81,7 @@ class Edit:
     """A valid replacement. The most recent one has the latest timestamp; of two the greater event ID."""
 
     event_id: str
-    position: int
+    position: float  # the number of its place
     timestamp: int
 
     @property
@@ -101,7 +101,7 @@ class Aggregate:
     edits: int = 0
     edit: Edit | None = None
     replies: int = 0
-    latest_reply: tuple[str, int] | None = None  # event ID, position
+    latest_reply: tuple[str, float] | None = None  # event ID, number of its place
     senders: Mapping[str, int] = field(default_factory=dict)
     is_partial: bool = False
     references: int = 0
@@ -114,13 +114,13 @@ class Aggregate:
         """The aggregate without one of the edits; `before` is the most recent of the others."""
         return replace(self, edits=max(0, self.edits - 1), edit=before)
 
-    def with_reply(self, event_id: str, position: int, sender: str) -> "Aggregate":
+    def with_reply(self, event_id: str, position: float, sender: str) -> "Aggregate":
         changed = replace(self, replies=self.replies + 1, latest_reply=(event_id, position))
         if sender not in self.senders and sum(map(len, self.senders)) + len(sender) > _MOST_SENDERS_BYTES:
             return replace(changed, is_partial=True)
         return replace(changed, senders={**self.senders, sender: self.senders.get(sender, 0) + 1})
 
-    def without_reply(self, sender: str, before: tuple[str, int] | None) -> "Aggregate":
+    def without_reply(self, sender: str, before: tuple[str, float] | None) -> "Aggregate":
         """The aggregate without one of the replies; `before` is the latest of the others."""
         left = {**self.senders, sender: self.senders.get(sender, 0) - 1}
         senders = {user_id: count for user_id, count in left.items() if count > 0}

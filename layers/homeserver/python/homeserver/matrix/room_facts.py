@@ -90,7 +90,9 @@ class RoomFacts:
 
     def summary(self, room_id: str, joined_members: int) -> dict[str, Any]:
         """The room as `RoomSummary`."""
-        summary = self.published_chunk(room_id, joined_members) | {"room_version": self.room_version}
+        summary = self.published_chunk(room_id, joined_members)
+        if self.room_version:  # another server may not say it
+            summary["room_version"] = self.room_version
         if self.encryption is not None:
             summary["encryption"] = self.encryption
         if self.allowed_room_ids:

@@ -36,7 +36,7 @@ class _Bundling:
     requester: Requester
     room_id: str | None  # as the answer names it
     ignored: AbstractSet[str] | None
-    entries: dict[int, Entry] = field(default_factory=dict)  # that the reader may see
+    entries: dict[float, Entry] = field(default_factory=dict)  # that the reader may see
     references: dict[str, list[str]] = field(default_factory=dict)
     participated: set[str] = field(default_factory=set)
 
@@ -55,7 +55,7 @@ def show_events(
     """
     entries = list(entries)
     bundled = bundles(reader, entries, requester, room_id, ignored=ignored)
-    return [_shown(reader, entry, requester, room_id, bundled.get(entry.position)) for entry in entries]
+    return [_shown(reader, entry, requester, room_id, bundled.get(entry.number)) for entry in entries]
 
 
 def _shown(
@@ -71,8 +71,8 @@ def bundles(
     room_id: str | None,
     *,
     ignored: AbstractSet[str] | None = None,
-) -> dict[int, dict[str, Any]]:
-    """`m.relations` of those of the entries that have any, by position: one round, none where there is nothing.
+) -> dict[float, dict[str, Any]]:
+    """`m.relations` of those of the entries that have any, by `Entry.number`: one round, none where there is nothing.
 
     `room_id` is None where the answer names the room elsewhere. `ignored` are the users whom the requester ignores;
     None: they are looked up if it matters.
@@ -80,9 +80,9 @@ def bundles(
     parents = [entry for entry in entries if entry.aggregate is not None and entry.pdu is not None]
     if not parents:
         return {}
-    work = _Bundling(reader, requester, room_id, ignored, {entry.position: entry for entry in entries})
+    work = _Bundling(reader, requester, room_id, ignored, {entry.number: entry for entry in entries})
     _read(work, parents)
-    found = {parent.position: _own_bundle(work, parent) for parent in parents}
+    found = {parent.number: _own_bundle(work, parent) for parent in parents}
     _add_threads(work, parents, found)
     return {position: bundle for position, bundle in found.items() if bundle}
 
@@ -101,7 +101,7 @@ def _read(work: _Bundling, parents: Sequence[Entry]) -> None:
     """Everything that the aggregates name, at once."""
     reader = work.reader
     room_id = reader.view.room_id
-    needed: set[int] = set()
+    needed: set[float] = set()
     calls, partial_threads = [], []
     asks_ignored = False
     for parent in parents:
@@ -124,7 +124,7 @@ def _read(work: _Bundling, parents: Sequence[Entry]) -> None:
     )
     work.ignored = ignored or frozenset()
     work.participated |= participated
-    work.entries |= {entry.position: entry for entry in reader.visible(list(read.values()))}
+    work.entries |= {entry.number: entry for entry in reader.visible(list(read.values()))}
     for event_id, children in references:
         work.references[event_id] = [child.event_id for child in children if child.sender not in work.ignored][::-1]
 
@@ -157,10 +157,10 @@ def _edit_of(work: _Bundling, parent: Entry) -> Entry | None:
     return _first_visible(work, [newest.position]) if newest is not None else None
 
 
-def _first_visible(work: _Bundling, positions: Sequence[int]) -> Entry | None:
+def _first_visible(work: _Bundling, positions: Sequence[float]) -> Entry | None:
     room_id = work.reader.view.room_id
     read = read_entries(((room_id, position) for position in positions), aggregates=True)
-    visible = {entry.position: entry for entry in work.reader.visible(list(read.values()))}
+    visible = {entry.number: entry for entry in work.reader.visible(list(read.values()))}
     return next((visible[position] for position in positions if position in visible), None)
 
 
@@ -182,7 +182,7 @@ def _latest_reply(work: _Bundling, root: Entry, aggregate: Aggregate) -> tuple[E
     return (latest, len(replies)) if latest is not None else None
 
 
-def _add_threads(work: _Bundling, roots: Sequence[Entry], found: Mapping[int, dict[str, Any]]) -> None:
+def _add_threads(work: _Bundling, roots: Sequence[Entry], found: Mapping[float, dict[str, Any]]) -> None:
     threads = []
     for root in roots:
         aggregate = root.aggregate
@@ -195,14 +195,14 @@ def _add_threads(work: _Bundling, roots: Sequence[Entry], found: Mapping[int, di
     # The latest event has aggregations too. Replies are no threads: it ends there.
     parents = [latest for _, _, latest, _ in threads if latest.aggregate is not None]
     if parents:
-        work.entries |= {latest.position: latest for latest in parents}
+        work.entries |= {latest.number: latest for latest in parents}
         _read(work, parents)
-    bundled = {parent.position: _own_bundle(work, parent) for parent in parents}
+    bundled = {parent.number: _own_bundle(work, parent) for parent in parents}
     user_id = work.reader.user_id
     for root, aggregate, latest, count in threads:
         sender = root.pdu["sender"] if root.pdu is not None else None
-        found[root.position][THREAD] = {
-            "latest_event": _shown(work.reader, latest, work.requester, work.room_id, bundled.get(latest.position)),
+        found[root.number][THREAD] = {
+            "latest_event": _shown(work.reader, latest, work.requester, work.room_id, bundled.get(latest.number)),
             "count": count,
             "current_user_participated": user_id == sender
             or user_id in aggregate.senders

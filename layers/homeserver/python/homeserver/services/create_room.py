@@ -18,6 +18,7 @@ from homeserver.services import rate_limits
 from homeserver.services.access_tokens import Requester
 from homeserver.services.aliases import add_alias, check_local_alias
 from homeserver.services.attempts import attempts
+from homeserver.services.first_invites import invite_all
 from homeserver.services.invite_permissions import check_wants_invites, permission_key
 from homeserver.services.membership import member_profile
 from homeserver.services.notice_rooms import notices_user
@@ -82,8 +83,8 @@ def create_room(requester: Requester, request: RoomRequest) -> str:
     One commit holds everything up to about 25 events. What goes beyond (long initial states, many invitations) is
     authorised before anything is written and follows in further commits. Invited users of this server need not exist
     (see `check_can_invite`); naming one twice, or oneself, changes nothing. Identity servers are asked for users of
-    addresses before the room is made, and to keep invitations for the others once there is a room to invite to: if that
-    fails then, the room is there without the invitation.
+    addresses before the room is made, and to keep invitations for the others once there is a room to invite to; so are
+    the servers of other users who are invited: if that fails then, the room is there without the invitation.
 
     Raises M_INVITE_BLOCKED if one of the invited wants no invitations, what `user_behind` raises, MatrixError with
     M_UNSUPPORTED_ROOM_VERSION, M_ROOM_IN_USE (the alias exists), M_INVALID_ROOM_STATE (the initial state contradicts
@@ -101,8 +102,9 @@ def create_room(requester: Requester, request: RoomRequest) -> str:
     invited = list(dict.fromkeys(user for user in (*request.invite, *bound) if user != user_id))
     counters_key: Key = (Counters, user_id, COUNTERS)
     alias_key: list[Key] = [(Alias, alias, None)] if alias else []
-    permissions = {user: permission_key(user) for user in local_users_of(invited)}
-    profile_keys: list[Key] = [(Profile, user, None) for user in (user_id, *invited)]
+    invited_here = local_users_of(invited)
+    permissions = {user: permission_key(user) for user in invited_here}
+    profile_keys: list[Key] = [(Profile, user, None) for user in (user_id, *invited_here)]
     keys: list[Key] = [counters_key, *alias_key, *profile_keys, *permissions.values()]
     for attempt in attempts("The server"):
         found, _ = in_parallel(
@@ -138,6 +140,7 @@ def create_room(requester: Requester, request: RoomRequest) -> str:
             invite_stranger(requester, room_id, address)
         except MatrixError as error:
             log.warning("%s made %s without an invitation by address: %s", user_id, room_id, error)
+    invite_all(requester, room_id, [user for user in invited if user not in invited_here], is_direct=request.is_direct)
     return room_id
 
 
@@ -169,6 +172,8 @@ def _check(request: RoomRequest, rules: RoomVersionRules) -> None:
             raise BadJson(f"initial_state cannot have an event of type {event['type']}.")
         if event["type"] == "m.room.member" and event["content"].get("membership") == "invite":
             check_can_invite(event["state_key"])
+            if not local_users_of([event["state_key"]]):
+                raise InvalidParam("Users of other servers are invited with `invite`: their servers have to be asked.")
     creators = request.creation_content.get("additional_creators", [])
     if rules.creators_have_infinite_power and not (
         isinstance(creators, list) and all(is_user_id(user) for user in creators)
@@ -235,7 +240,8 @@ def _drafts(
         drafts.append(EventDraft("m.room.topic", {"topic": request.topic, "m.topic": rich}, ""))
     direct = {"is_direct": True} if request.is_direct else {}
     drafts += [
-        EventDraft("m.room.member", {**profiles[user], "membership": "invite", **direct}, user) for user in invited
+        EventDraft("m.room.member", {**profiles[user], "membership": "invite", **direct}, user)
+        for user in local_users_of(invited)
     ]
     return drafts
 

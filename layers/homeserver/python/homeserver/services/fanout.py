@@ -4,7 +4,7 @@ They are no commits, so no follower carries them: whoever wrote one into the roo
 Rooms with more members than `MEMBERS_AT_ONCE` use the follower's queue, whose worker is services.inboxes.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -13,6 +13,7 @@ from pynamodb.exceptions import VerboseClientError
 from homeserver.adapters.queues import send_json
 from homeserver.observability import fault_point
 from homeserver.storage.connection import connection, in_parallel, query_raw
+from homeserver.storage.ephemeral import told_in_inbox
 from homeserver.storage.inbox_shards import announce_ephemeral_request
 from homeserver.storage.room_items import LocalMember
 
@@ -27,13 +28,11 @@ def announce_to_members(room_id: str, number: int, *, author: str) -> None:
     """Move the slots of a room's local members to an ephemeral number, whose change can be read already.
 
     The slot of the author of the change comes last, so it says that the others are done, or in the queue: a client
-    that repeats a request which was cut off finds there what is missing (see storage.ephemeral.told_in_inbox).
+    that repeats a request which was cut off finds there what is missing (see storage.ephemeral.told_in_inbox). Where
+    the author is no local user, some local member takes that part (`was_announced`).
     """
-    rows = query_raw(LocalMember, room_id, _LOCAL, _AFTER_LOCAL, consistent=True)
-    members = (LocalMember.from_raw_data(raw) for raw in rows)
-    slots = {
-        row.k[len(_LOCAL) :]: int(row.slot) for row in members if row.membership == "join" and row.slot is not None
-    }
+    slots = _slots_of(room_id)
+    author = _witness(slots, author)
     others = [(user_id, slot) for user_id, slot in slots.items() if user_id != author]
     fault_point("ephemeral.before_inboxes")
     if len(others) >= MEMBERS_AT_ONCE:
@@ -45,6 +44,24 @@ def announce_to_members(room_id: str, number: int, *, author: str) -> None:
     fault_point("ephemeral.before_author")
     if author in slots:
         announce_in_slots([(author, slots[author])], number)
+
+
+def was_announced(room_id: str, number: int) -> bool:
+    """Whether a change that no local user made was announced to all members, or there is none."""
+    slots = _slots_of(room_id)
+    witness = _witness(slots, "")
+    return witness not in slots or told_in_inbox(witness, slots[witness]) >= number
+
+
+def _slots_of(room_id: str) -> dict[str, int]:
+    """The slots of the room's local members, by user."""
+    rows = query_raw(LocalMember, room_id, _LOCAL, _AFTER_LOCAL, consistent=True)
+    members = (LocalMember.from_raw_data(raw) for raw in rows)
+    return {row.k[len(_LOCAL) :]: int(row.slot) for row in members if row.membership == "join" and row.slot is not None}
+
+
+def _witness(slots: Mapping[str, int], author: str) -> str:
+    return author if author in slots else min(slots, default="")
 
 
 def announce_in_slots(slots: Iterable[Slot], number: int) -> None:

@@ -118,7 +118,8 @@ def _follow_invitation(room_id: str, change: MembershipChange) -> None:
     before, after = _membership(change.old), _membership(new)
     if after in _PENDING and new is not None:
         invites.tell(user_id, room_id, change.position, after, stripped_state(room_id, new))
-    elif before in _PENDING and after == "join":
+    elif before != "join" and after == "join":
+        # Also where the room's state has no invitation: it may have come before this server was in the room.
         invites.drop(user_id, room_id, change.position)
     elif before in _PENDING and new is not None:
         invites.tell(user_id, room_id, change.position, "leave", [client_event(new.event_id, None, new.pdu)])
@@ -135,11 +136,20 @@ def stripped_state(room_id: str, membership: Event) -> list[dict[str, Any]]:
     view, _ = load_room(room_id, keys)
     events = [entry.event for entry in view.state.values()] if view else []
     shown = [stripped_state_event(event.pdu) for event in events]
-    kept = [event for event in shown if event["type"] == "m.room.create" or _is_small(event)]
+    kept = [event for event in shown if event["type"] == "m.room.create" or is_small(event)]
+    return [*kept, stripped_membership(membership)]
+
+
+def stripped_membership(membership: Event) -> dict[str, Any]:
+    """A membership event as an invitation or a knock shows it."""
     own = stripped_state_event(membership.pdu)
-    return [*kept, own if _is_small(own) else {**own, "content": {"membership": own["content"]["membership"]}}]
+    return own if is_small(own) else {**own, "content": {"membership": own["content"]["membership"]}}
 
 
-def _is_small(event: dict[str, Any]) -> bool:
+def is_small(event: Mapping[str, Any]) -> bool:
+    """Whether an event is small enough to be shown with an invitation, and can be told at all."""
     # A user may have hundreds of invitations from people they never asked, and reads them all at once.
-    return len(orjson.dumps(event)) <= _MOST_SHOWN_BYTES
+    try:
+        return len(orjson.dumps(event)) <= _MOST_SHOWN_BYTES
+    except orjson.JSONEncodeError:
+        return False  # an integer beyond 64 bits, which room versions 1 to 5 let pass

@@ -14,14 +14,18 @@ from homeserver.matrix.sync_token import RoomToken
 from homeserver.services.access_tokens import Requester
 from homeserver.services.aggregations import show_events
 from homeserver.services.event_view import show_state
+from homeserver.services.gap_filling import GapFiller
 from homeserver.services.related_filter import related_to
-from homeserver.services.room_state import last_before, timeline_token
+from homeserver.services.replaced_content import with_previous
+from homeserver.services.room_state import timeline_token
 from homeserver.services.visibility import Reader, reader_of
+from homeserver.storage.connection import Key
 from homeserver.storage.room_items import EventRecord
-from homeserver.storage.rooms import fetch_state_events
-from homeserver.storage.state_cache import state_events
-from homeserver.storage.state_nodes import StateNodes
+from homeserver.storage.rooms import StateKey
+from homeserver.storage.state_cache import read_whole, state_events, state_of_few, whole_state
+from homeserver.storage.state_nodes import StateNodes, read_trees
 from homeserver.storage.timeline import Entry, read_entry, read_positions
+from homeserver.storage.timeline_walk import TimelineWalk
 
 DEFAULT_LIMIT = 10
 MAX_LIMIT = 500
@@ -48,34 +52,50 @@ def messages(
     ends = RoomToken(0), RoomToken(last)
     begin = timeline_token(start, reader, requester) if start is not None else ends[backwards]
     until = timeline_token(stop, reader, requester) if stop is not None else ends[not backwards]
-    position, final = min(last_before(begin), last), min(last_before(until), last)
-    chunk: list[Entry] = []
-    size = min(_PAGE, max(limit, 20))
-    for _ in range(_MOST_PAGES):
-        if backwards:
-            page = read_positions(room_id, max(position - size, final) + 1, position)[::-1]
-        else:
-            page = read_positions(room_id, position + 1, min(position + size, final))
-        visible = {entry.position for entry in _filtered(reader, page, event_filter, room_id)}
-        for entry in page:
-            if entry.position in visible:
-                chunk.append(entry)
-            position = entry.position - 1 if backwards else entry.position
-            if len(chunk) == limit:
-                break
-        if not page or len(chunk) == limit:
-            break
-        size = _PAGE  # much of what was read is hidden
+    walk = TimelineWalk(room_id, min(begin, RoomToken(last)), min(until, RoomToken(last)), backwards)
+    chunk = _walked(reader, walk, limit, event_filter, fills=True)
     answer: dict[str, Any] = {
-        "chunk": show_events(reader, chunk, requester, room_id),
+        "chunk": show_events(reader, with_previous(reader, chunk), requester, room_id),
         "start": start if start is not None else begin.encode(),
     }
     # Forwards the last page has a token too: more may happen.
-    if position > final if backwards else chunk or position < final:
-        answer["end"] = RoomToken(position).encode()
+    if not walk.is_over or (chunk and not backwards):
+        answer["end"] = walk.at.encode()
     if event_filter.lazy_load_members and chunk:
-        answer["state"] = members_of_senders(reader, chunk, max(entry.position for entry in chunk))
+        answer["state"] = members_of_senders(reader, chunk, max(chunk, key=lambda entry: entry.place))
     return answer
+
+
+def _walked(
+    reader: Reader, walk: TimelineWalk, limit: int, event_filter: RoomEventFilter, *, fills: bool = False
+) -> list[Entry]:
+    """Up to `limit` entries on the way of a walk that the reader may see; with `fills` gaps of history are filled.
+
+    The walk stands behind what was read then. Fewer where too much is hidden, and at a gap that cannot be filled now.
+    """
+    room_id, chunk = walk.room_id, list[Entry]()
+    size = min(_PAGE, max(limit, 20))
+    filler = GapFiller(reader.view) if fills else None
+    for _ in range(_MOST_PAGES if limit else 0):
+        page = walk.read(size)
+        if event_filter.lazy_load_members and page:
+            # Mostly the answer ends where the page does, or at the limit.
+            told = page[: limit - len(chunk)]
+            latest = max(told[0], told[-1], key=lambda entry: entry.place)
+            _read_ahead(reader, page, latest.room_root, _senders(told))
+        visible = {entry.place for entry in _filtered(reader, page, event_filter, room_id)}
+        for entry in page:
+            if entry.place in visible:
+                chunk.append(entry)
+            walk.move_past(entry)
+            if len(chunk) == limit:
+                return chunk
+        if not page and not (filler is not None and filler.fill(walk, is_empty=not chunk)):
+            break
+        size = _PAGE  # much of what was read is hidden
+    if filler is not None and filler.passed is not None and not chunk:
+        walk.at = filler.passed  # there was nothing behind the gap: it is where to try again
+    return chunk
 
 
 def _filtered(reader: Reader, entries: Sequence[Entry], event_filter: RoomEventFilter, room_id: str) -> list[Entry]:
@@ -87,80 +107,145 @@ def _filtered(reader: Reader, entries: Sequence[Entry], event_filter: RoomEventF
     return related_to(reader, passing, event_filter)
 
 
-def members_of_senders(reader: Reader, entries: Iterable[Entry], position: int) -> list[dict[str, Any]]:
-    """The membership events of those who sent the entries, as they were at a position (lazy loading)."""
-    at = next((entry for entry in entries if entry.position == position), None) or read_entry(
-        reader.view.room_id, position
-    )
-    senders = {entry.pdu["sender"] for entry in entries if entry.pdu is not None}
-    if at is None or not senders:
+def members_of_senders(reader: Reader, entries: Iterable[Entry], at: Entry) -> list[dict[str, Any]]:
+    """The membership events of those who sent the entries, as they were at one of them (lazy loading)."""
+    keys = _senders(entries)
+    if not keys:
         return []
-    keys = [("m.room.member", sender) for sender in sorted(senders)]
     ids = state_tree.get_many(StateNodes(reader.view.room_id), at.room_root, keys)
-    found = fetch_state_events(reader.view.room_id, ids.values(), reader.view.rules)
-    return [show_state(entry.event, reader.view.room_id) for entry in found.values()]
+    found = state_events(reader.view.head, reader.view.rules, ids.items())
+    return [show_state(event, reader.view.room_id) for event in found]
 
 
-def entry_of(reader: Reader, event_id: str) -> Entry:
-    """The entry of an event that the reader may see, with its aggregate. Raises NotFound for any other."""
-    record = EventRecord.fetch(event_id) if is_event_id(event_id) else None
+def _senders(entries: Iterable[Entry]) -> list[StateKey]:
+    """The keys of the memberships of those who sent the entries."""
+    return [("m.room.member", user) for user in sorted({e.pdu["sender"] for e in entries if e.pdu is not None})]
+
+
+def _read_ahead(
+    reader: Reader, entries: Iterable[Entry], root: bytes, members: Iterable[StateKey], *, state: str | None = None
+) -> None:
+    """Bring into memory what an answer asks of the state's trees: a round a level, instead of one a question.
+
+    That is who may see the entries, and of the state with a root some members; with `state` "whole" all of it, with
+    "lazy" how it differs from the current one.
+    """
+    nodes, now = StateNodes(reader.view.room_id), bytes(reader.view.head.root)
+    paths = {entry.own_root for entry in reader.unsure(entries)} | {root}
+    keys = [*reader.keys, *members]
+    if state == "whole":
+        read_whole(nodes, now, root, paths=paths, keys=keys)
+    else:
+        compared = state == "lazy"
+        read_trees(nodes, paths=paths, keys=keys, tops=[now][:compared], pairs=[(now, root)][:compared])
+
+
+def _record_keys(event_id: str) -> list[Key]:
+    """Where the record of an event is, to be read with the room; nowhere for what is no event ID."""
+    return [(EventRecord, event_id, None)] if is_event_id(event_id) else []
+
+
+def _place_of(reader: Reader, record: EventRecord | None) -> tuple[int, int]:
+    """Position and offset that an event's record names. Raises NotFound for one that is not in the room's timeline."""
     if record is None or record.room != reader.view.room_id or record.position is None or record.flags:
         raise NotFound("There is no such event in this room.")
-    position = int(record.position)
-    # Only what lies before the last change of an aggregate can have one.
-    entry = read_entry(reader.view.room_id, position, aggregate=position < int(reader.view.head.aggregate_position))
+    return int(record.position), int(record.offset or 0)
+
+
+def _checked(reader: Reader, event_id: str, entry: Entry | None) -> Entry:
+    """The entry of an event. Raises NotFound unless it is that, and one that the reader may see."""
     if entry is None or entry.event_id != event_id or not reader.visible([entry]):
         raise NotFound("There is no such event in this room.")
     return entry
 
 
+def entry_of(reader: Reader, event_id: str) -> Entry:
+    """The entry of an event that the reader may see, with its aggregate. Raises NotFound for any other."""
+    return _recorded(reader, event_id, EventRecord.fetch(event_id) if is_event_id(event_id) else None)
+
+
+def _recorded(reader: Reader, event_id: str, record: EventRecord | None) -> Entry:
+    position, offset = _place_of(reader, record)
+    # Only what lies before the last change of an aggregate can have one.
+    has_aggregate = bool(offset) or position < int(reader.view.head.aggregate_position)
+    return _checked(reader, event_id, read_entry(reader.view.room_id, position, offset, aggregate=has_aggregate))
+
+
 def event(requester: Requester, room_id: str, event_id: str) -> dict[str, Any]:
     """One event. Raises NotFound for an event that does not exist or that the requester may not see."""
     try:
-        reader = reader_of(requester.user_id, room_id)
+        reader = reader_of(requester.user_id, room_id, extras=_record_keys(event_id))
     except Forbidden as error:
         raise NotFound("There is no such event in this room.") from error
-    return show_events(reader, [entry_of(reader, event_id)], requester, room_id)[0]
+    entry = _recorded(reader, event_id, reader.view.extras.get((EventRecord, event_id, None)))
+    return show_events(reader, with_previous(reader, [entry]), requester, room_id)[0]
 
 
 def context(
     requester: Requester, room_id: str, event_id: str, *, limit: int, event_filter: RoomEventFilter
 ) -> dict[str, Any]:
     """An event with up to `limit` events around it, half before and half after, and the state at the last of them."""
-    reader = reader_of(requester.user_id, room_id)
-    entry = entry_of(reader, event_id)
-    around = limit // 2
-    before_size, after_size = around, limit - around
-    low = max(1, entry.position - max(before_size, 1) * 2)
-    high = min(reader.last_position, entry.position + max(after_size, 1) * 2)
+    reader = reader_of(requester.user_id, room_id, extras=_record_keys(event_id))
+    position, offset = _place_of(reader, reader.view.extras.get((EventRecord, event_id, None)))
+    before_size = limit // 2
+    after_size = limit - before_size
+    if offset:
+        alone = _checked(reader, event_id, read_entry(room_id, position, offset, aggregate=True))
+        return _context(reader, requester, *_around(reader, alone, limit, event_filter), event_filter)
+    low = max(1, position - max(before_size, 1) * 2)
+    high = min(reader.last_position, position + max(after_size, 1) * 2)
     entries = read_positions(room_id, low, high)
-    kept = _filtered(reader, [e for e in entries if e.position != entry.position], event_filter, room_id)
-    before = [e for e in kept if e.position < entry.position][-before_size:] if before_size else []
-    after = [e for e in kept if e.position > entry.position][:after_size]
-    last = after[-1] if after else entry
-    first = before[0] if before else entry
-    shown = show_events(reader, [*before, entry, *after], requester, room_id)
+    entry = next((e for e in entries if e.position == position), None)
+    if position > high:
+        # It lies behind the reader's last stay, and is seen, if at all, without what is between.
+        entry = read_entry(room_id, position, aggregate=True)
+    if entry is not None:
+        # Mostly nothing of the window is hidden, so that the answer ends here.
+        later = [e for e in entries if e.position > position and e.pdu is not None][:after_size]
+        root, lazy = (later[-1] if later else entry).room_root, event_filter.lazy_load_members
+        _read_ahead(reader, [*entries, entry], root, _senders(entries), state="lazy" if lazy else "whole")
+    entry = _checked(reader, event_id, entry)
+    if any(other.has_history for other in entries):
+        return _context(reader, requester, *_around(reader, entry, limit, event_filter), event_filter)
+    kept = _filtered(reader, [e for e in entries if e.position != position], event_filter, room_id)
+    before = [e for e in kept if e.position < position][-before_size:] if before_size else []
+    after = [e for e in kept if e.position > position][:after_size]
+    return _context(reader, requester, [*before, entry, *after], len(before), event_filter)
+
+
+def _around(reader: Reader, entry: Entry, limit: int, event_filter: RoomEventFilter) -> tuple[list[Entry], int]:
+    """An entry with what is around it where history was fetched later, oldest first; and its index."""
+    room_id, last = reader.view.room_id, RoomToken(reader.last_position)
+    back = TimelineWalk(room_id, RoomToken.before(*entry.place), RoomToken(0), backwards=True)
+    on = TimelineWalk(room_id, RoomToken(*entry.place), last, backwards=False)
+    before = _walked(reader, back, limit // 2, event_filter)[::-1]
+    return [*before, entry, *_walked(reader, on, limit - limit // 2, event_filter)], len(before)
+
+
+def _context(
+    reader: Reader, requester: Requester, run: Sequence[Entry], at: int, event_filter: RoomEventFilter
+) -> dict[str, Any]:
+    """The answer of `context`, for the event at an index among those around it."""
+    shown = show_events(reader, with_previous(reader, run), requester, reader.view.room_id)
     return {
-        "event": shown[len(before)],
-        "events_before": shown[: len(before)][::-1],
-        "events_after": shown[len(before) + 1 :],
-        "start": RoomToken.before(first.position).encode(),
-        "end": RoomToken(last.position).encode(),
-        "state": _state_at(reader, last, [*before, entry, *after], event_filter),
+        "event": shown[at],
+        "events_before": shown[:at][::-1],
+        "events_after": shown[at + 1 :],
+        "start": RoomToken.before(*run[0].place).encode(),
+        "end": RoomToken(*run[-1].place).encode(),
+        "state": _state_at(reader, run[-1], run, event_filter),
     }
 
 
 def _state_at(
     reader: Reader, last: Entry, shown: Sequence[Entry], event_filter: RoomEventFilter
 ) -> list[dict[str, Any]]:
-    room_id = reader.view.room_id
-    nodes = StateNodes(room_id)
-    ids = state_tree.items(nodes, last.room_root)
+    head, rules, room_id = reader.view.head, reader.view.rules, reader.view.room_id
     if event_filter.lazy_load_members:
-        senders = {entry.pdu["sender"] for entry in shown if entry.pdu is not None}
-        ids = {key: i for key, i in ids.items() if key[0] != "m.room.member" or key[1] in senders}
-    events = state_events(reader.view.head, reader.view.rules, ids.values())
-    return [show_state(event, room_id) for event in events if event_filter.matches(event.pdu, room_id)]
+        state = state_of_few(head, rules, last.room_root, [user for _, user in _senders(shown)])
+    else:
+        state = whole_state(head, rules, last.room_root)
+    return [show_state(event, room_id) for event in state.values() if event_filter.matches(event.pdu, room_id)]
 
 
 def parse_direction(text: str | None) -> bool:

@@ -10,15 +10,17 @@ from typing import Any
 
 from homeserver.services.access_tokens import Requester
 from homeserver.services.membership import change_membership
+from homeserver.services.membership_requests import Elsewhere
 
 
-def knock(requester: Requester, room_id: str, *, reason: str | None = None) -> None:
-    """Knock at a room. Knocking again while a knock is pending changes nothing.
+def knock(requester: Requester, room_id: str, *, reason: str | None = None, elsewhere: Elsewhere | None = None) -> None:
+    """Knock at a room, through other servers if need be. Knocking again while a knock is pending changes nothing.
 
-    Raises NotFound for a room that this server does not know, Forbidden where the room is not to be knocked at, and
-    for members, invited and banned users.
+    Raises NotFound for a room that nobody knows, Forbidden where the room is not to be knocked at, and for members,
+    invited and banned users; what `membership_requests.have_done` raises.
     """
     content: dict[str, Any] = {"membership": "knock"}
     if reason is not None:
         content["reason"] = reason
-    change_membership(requester, requester.user_id, room_id, content, unless=("knock",), with_profile=True)
+    user_id = requester.user_id
+    change_membership(requester, user_id, room_id, content, unless=("knock",), with_profile=True, elsewhere=elsewhere)

@@ -26,9 +26,10 @@ from homeserver.services.sync_delivered import Delivered, next_token
 from homeserver.services.sync_news import News, read_news
 from homeserver.services.sync_rooms import RoomTask, is_over
 from homeserver.services.visibility import Reader, reader_of
-from homeserver.storage.connection import batch_get, in_parallel
+from homeserver.storage.connection import Key, batch_get, in_parallel
 from homeserver.storage.inbox_shards import Inbox
 from homeserver.storage.invites import Invite
+from homeserver.storage.out_of_band import out_of_band_key
 from homeserver.storage.room_items import EventRecord
 from homeserver.storage.timeline import Entry, read_positions
 from homeserver.storage.timeline_cache import NOTHING_AHEAD, read_timeline
@@ -142,11 +143,17 @@ def _stands(invite: Invite, news: News) -> bool:
 
 def membership_events(event_ids: dict[str, str], user_id: str) -> list[dict[str, Any]]:
     """The user's own membership events in client format, by room and event ID: one round. Absent ones are left out."""
-    found = batch_get([(EventRecord, event_id, None) for event_id in event_ids.values()], consistent=True)
+    keys: list[Key] = [(EventRecord, event_id, None) for event_id in event_ids.values()]
+    keys += [out_of_band_key(room_id, user_id) for room_id in event_ids]
+    found = batch_get(keys, consistent=True)
     events = []
     for room_id, event_id in event_ids.items():
         record = found.get((EventRecord, event_id, None))
         pdu = unpack(record.packed) if record is not None and record.packed is not None else {}
+        # Of a room that this server is not in.
+        outside = found.get(out_of_band_key(room_id, user_id))
+        if outside is not None and outside.event_id == event_id:
+            pdu = unpack(outside.packed)
         if pdu.get("state_key") == user_id:
             events.append(client_event(event_id, room_id, pdu))
     return events

@@ -15,10 +15,13 @@ from homeserver.matrix.identifiers import domain_of, is_user_id
 from homeserver.observability import log
 from homeserver.services import guests, rate_limits
 from homeserver.services.access_tokens import Requester
-from homeserver.services.aliases import room_of_alias
 from homeserver.services.attempts import attempts
 from homeserver.services.invite_permissions import check_wants_invites, permission_key
+from homeserver.services.membership_elsewhere import change_elsewhere, is_elsewhere, leave_unseen, let_in_elsewhere
+from homeserver.services.membership_requests import Elsewhere
 from homeserver.services.notice_rooms import check_may_leave
+from homeserver.services.remote_invite import SHOWN_STATE, check_can_be_invited, invite_elsewhere
+from homeserver.services.residency import NotResident
 from homeserver.services.restricted_joins import find_grant, needs_grant
 from homeserver.services.room_draft import Raced, RoomDraft
 from homeserver.services.send_event import (
@@ -50,14 +53,6 @@ def member_profile(profile: Profile | None) -> dict[str, Any]:
     return {name: fields[name] for name in _PROFILE_FIELDS if fields.get(name) is not None}
 
 
-def room_named(room_id_or_alias: str) -> str:
-    """The room ID of a room that is named by ID or alias. Raises InvalidParam, and NotFound for an unknown alias."""
-    is_alias = room_id_or_alias.startswith("#")
-    room_id = room_of_alias(room_id_or_alias) if is_alias else room_id_or_alias
-    check_room_id(room_id)
-    return room_id
-
-
 @dataclass(frozen=True, slots=True)
 class Redemption:
     """An invitation to a third-party identifier that a join redeems: the invitation it becomes, in `inviter`'s name.
@@ -72,19 +67,31 @@ class Redemption:
 
 
 def join_room(
-    requester: Requester, room_id: str, *, reason: str | None = None, redemption: Redemption | None = None
+    requester: Requester,
+    room_id: str,
+    *,
+    reason: str | None = None,
+    redemption: Redemption | None = None,
+    elsewhere: Elsewhere | None = None,
 ) -> None:
-    """Join a room. Joining a room one is in changes nothing.
+    """Join a room, through other servers if need be (`elsewhere`). Joining a room one is in changes nothing.
 
-    Raises NotFound for a room that this server does not know, Forbidden where the rules refuse the join, where a
-    restricted room's conditions are not met (see `restricted_joins`), and where guests are not admitted.
+    Raises NotFound for a room that nobody knows, Forbidden where the rules refuse the join, where a restricted room's
+    conditions are not met (see `restricted_joins`), and where guests are not admitted; what `have_done` raises.
     """
     user_id = requester.user_id
     content: dict[str, Any] = {"membership": "join"}
     if reason is not None:
         content["reason"] = reason
     joined = change_membership(
-        requester, user_id, room_id, content, unless=("join",), with_profile=True, redemption=redemption
+        requester,
+        user_id,
+        room_id,
+        content,
+        unless=("join",),
+        with_profile=True,
+        redemption=redemption,
+        elsewhere=elsewhere,
     )
     if joined is not None:
         carry_settings_on_join(user_id, room_id)
@@ -94,7 +101,7 @@ def invite(requester: Requester, room_id: str, user_id: str, *, reason: str | No
     """Invite a user; inviting them again changes nothing.
 
     Raises Forbidden where the rules refuse it, also for someone who is in the room already, and with M_INVITE_BLOCKED
-    for a user of this server who wants no invitations.
+    for who wants no invitations; for a user of another server what `invite_elsewhere` raises.
     """
     check_can_invite(user_id)
     content: dict[str, Any] = {"membership": "invite"}
@@ -108,14 +115,10 @@ def invite(requester: Requester, room_id: str, user_id: str, *, reason: str | No
 def leave_room(requester: Requester, room_id: str, *, reason: str | None = None) -> None:
     """Leave a room, decline an invitation or take a knock back. Leaving a room one has left changes nothing.
 
-    Raises M_CANNOT_LEAVE_SERVER_NOTICE_ROOM for the room of the server's notices.
+    Raises M_CANNOT_LEAVE_SERVER_NOTICE_ROOM for the room of the server's notices; what `have_done` raises.
     """
     check_room_id(room_id)
     check_may_leave(requester.user_id, room_id)
-    _leave(requester, room_id, reason)
-
-
-def _leave(requester: Requester, room_id: str, reason: str | None) -> None:
     content: dict[str, Any] = {"membership": "leave"}
     if reason is not None:
         content["reason"] = reason
@@ -178,12 +181,17 @@ def joined_rooms(user_id: str) -> list[str]:
 
 
 def leave_all_rooms(user_id: str) -> None:
-    """Let a deactivated user leave every room and decline every invitation; one that fails does not stop the rest."""
-    requester = Requester(user_id, "", "")
+    """Let a deactivated user leave every room and decline every invitation; one that fails does not stop the rest.
+
+    Other servers are told by a worker: nobody waits for that.
+    """
+    requester, leave = Requester(user_id, "", ""), {"membership": "leave"}
     for row in query_range(Membership, user_id, consistent=True):
         if row.membership in {"join", "invite", "knock"}:
             try:
-                _leave(requester, row.room, None)
+                change_membership(requester, user_id, row.room, dict(leave), unless=("leave",), in_job=True)
+            except NotResident:
+                leave_unseen(user_id, row.room, leave)
             except MatrixError as error:
                 log.warning("%s could not leave %s: %s", user_id, row.room, error)
 
@@ -248,11 +256,15 @@ def change_membership(
     with_profile: bool = False,
     exactly: bool = False,
     redemption: Redemption | None = None,
+    elsewhere: Elsewhere | None = None,
+    in_job: bool = False,
 ) -> Event | None:
     """Commit a membership event; None if the target's membership is one of `unless` already.
 
     `only`: the memberships that the target must have; `with_profile`: the target's profile goes into the content;
-    `exactly`: the content is the client's own, and the same one again makes no event.
+    `exactly`: the content is the client's own, and the same one again makes no event. What users do to themselves in
+    rooms that this server is not in is done through `elsewhere`, by a worker; with `in_job` it is not (NotResident).
+    Of an event that another server made for it, or that is another server's to make, only the ID is returned.
     Raises Forbidden, NotFound for a join of or a knock at an unknown room, InvalidParam.
     """
     check_room_id(room_id)
@@ -268,6 +280,8 @@ def change_membership(
     extras = ([counters_key] if joins else []) + ([profile_key] if with_profile and is_local else [])
     if invites and is_local:
         extras.append(permission_key(target))
+    if invites and not is_local:
+        keys += [*SHOWN_STATE, ("m.room.member", sender)]
     if joins and requester.is_guest:
         keys.append(guests.GUEST_ACCESS)
         extras += guest_keys(room_id, sender)
@@ -279,7 +293,14 @@ def change_membership(
 
     for _ in attempts("The room"):
         view, found = read()
-        if view is None:
+        if target == sender and redemption is None and is_elsewhere(view, target, wanted):
+            if in_job:
+                raise NotResident
+            full = {**(member_profile(found.get(profile_key)) if with_profile else {}), **content}
+            if only is not None:
+                raise Forbidden(NOT_IN_ROOM)
+            return change_elsewhere(requester, room_id, view, full, elsewhere, unless=unless, exactly=exactly)
+        if view is None or view.head.kind != "full":
             unknown = wanted in {"join", "knock"} and not exactly
             raise NotFound("This server knows no such room.") if unknown else Forbidden(NOT_IN_ROOM)
         before = view.membership(target)
@@ -293,7 +314,13 @@ def change_membership(
             return same
         authoriser, holds = {}, []
         if joins and redemption is None and target == sender and needs_grant(view, sender):
-            grant = find_grant(view, sender, read)
+            try:
+                grant = find_grant(view, sender, read)
+            except MatrixError as refusal:
+                if in_job or refusal.errcode != "M_UNABLE_TO_GRANT_JOIN" or not int(view.head.remote_servers):
+                    raise
+                full = {**(member_profile(found.get(profile_key)) if with_profile else {}), **content}
+                return let_in_elsewhere(requester, view, full, elsewhere)
             if grant is None:
                 continue  # the room changed between the two reads
             view, found, authoriser = grant.view, dict(grant.found), {_AUTHORISER: grant.authoriser}
@@ -312,6 +339,9 @@ def change_membership(
             return None  # only those who may do it learn that there is nothing to do
         if invites and is_local:
             check_wants_invites(found.get(permission_key(target)))
+        if invites and not is_local:
+            check_can_be_invited(view, target)
+            return invite_elsewhere(view, event)
         try:
             room.commit()
         except Raced:

@@ -4,6 +4,7 @@ Source: client-server API v1.19, "Profiles" (custom fields since v1.16).
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from homeserver.adapters.federation_http import FederationClient, FederationError, HttpError, federation_path
@@ -13,6 +14,7 @@ from homeserver.matrix.identifiers import domain_of, is_namespaced_identifier, i
 from homeserver.services import membership
 from homeserver.services.access_tokens import Requester
 from homeserver.services.attempts import attempts
+from homeserver.services.remembered_answers import RememberedAnswers
 from homeserver.services.user_index import index_user
 from homeserver.settings import settings
 from homeserver.storage import profiles
@@ -26,7 +28,26 @@ MAX_AVATAR_URL_BYTES = 1024
 
 _ELSEWHERE_S = 10.0  # for the server of another user to answer
 
+_REMEMBERED_S = 60.0
+_REMEMBERED_BYTES = 4 * 1024 * 1024
+_LEAST_BYTES = 300
+
 SHOWN_IN_ROOMS = ("displayname", "avatar_url")
+
+
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """What another server says of a user; None: there is no such user."""
+
+    fields: Mapping[str, Any] | None
+
+
+_remembered: RememberedAnswers[_Told] = RememberedAnswers(seconds=_REMEMBERED_S, most_bytes=_REMEMBERED_BYTES)
+
+
+def forget_profiles() -> None:
+    """Forget the profiles that other servers told."""
+    _remembered.clear()
 
 
 def get_profile(user_id: str, *, ask_others: bool = False) -> dict[str, Any]:
@@ -48,6 +69,17 @@ def get_profile(user_id: str, *, ask_others: bool = False) -> dict[str, Any]:
 
 
 def _profile_elsewhere(user_id: str) -> dict[str, Any]:
+    """The fields, at most a minute old; so is it that there is no such user."""
+    known = _remembered.get(user_id)
+    if known is None:
+        known = _asked_for(user_id)
+        _remembered.put(user_id, known, _LEAST_BYTES + len(str(known)))
+    if known.fields is None:
+        raise NotFound("There is no such user.")
+    return dict(known.fields)
+
+
+def _asked_for(user_id: str) -> "_Told":
     try:
         _, fields = FederationClient().request(
             "GET",
@@ -59,14 +91,14 @@ def _profile_elsewhere(user_id: str) -> dict[str, Any]:
         )
     except HttpError as error:
         if error.status == 404:
-            raise NotFound("There is no such user.") from None
+            return _Told(None)
         raise MatrixError("The user's server does not tell the profile.", status=502) from error
     except FederationError as error:
         raise MatrixError("The user's server does not answer.", status=502) from error
     if not isinstance(fields, dict):
         raise MatrixError("The user's server does not tell a profile.", status=502)
     # Null is how some servers say that a field is not set.
-    return {name: value for name, value in fields.items() if value is not None}
+    return _Told({name: value for name, value in fields.items() if value is not None})
 
 
 def get_profile_field(user_id: str, key_name: str, *, ask_others: bool = False) -> Any:

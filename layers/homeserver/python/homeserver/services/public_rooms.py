@@ -10,14 +10,12 @@ from typing import Any
 from homeserver.matrix.errors import Forbidden, InvalidParam, NotFound
 from homeserver.matrix.event_auth import AuthState
 from homeserver.matrix.folding import fold
-from homeserver.matrix.identifiers import is_server_name
 from homeserver.matrix.room_facts import FACT_KEYS
 from homeserver.matrix.unpadded_base64 import decode, encode_urlsafe
 from homeserver.services.access_tokens import Requester
 from homeserver.services.attempts import attempts
 from homeserver.services.room_listing import store_listing
 from homeserver.services.send_event import NOT_IN_ROOM, check_room_id
-from homeserver.settings import settings
 from homeserver.storage.connection import batch_get
 from homeserver.storage.published_rooms import (
     PublishedRoom,
@@ -61,7 +59,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class DirectoryQuery:
-    """What is asked of the directory; None where nothing is asked."""
+    """What is asked of a directory; None where nothing is asked. `server`: whose it is (`remote_public_rooms`)."""
 
     server: str | None = None
     limit: int = DEFAULT_LIMIT
@@ -74,21 +72,17 @@ class DirectoryQuery:
 
 
 def published_rooms(query: DirectoryQuery) -> dict[str, Any]:
-    """A page of the directory, the most members first: the body of `/publicRooms`.
+    """A page of this server's directory, the most members first: the body of `/publicRooms`.
 
     Without a filter one round reads the page; with one the whole directory is searched in memory, where it is at most
     30 seconds old. Tokens are places in the order: a room whose number of members stays is shown once, whatever happens
     to the others.
-    Raises InvalidParam, or NotFound for another server: there is no federation to ask over.
+    Raises InvalidParam.
     """
-    _check_server(query.server)
-    if query.limit < 1:
-        raise InvalidParam("limit must be at least 1.")
+    check_query(query)
     limit = min(query.limit, MAX_LIMIT)
     place = Place.parse(query.since) if query.since is not None else None
     if query.network is not None:
-        if query.all_networks:
-            raise InvalidParam("third_party_instance_id cannot be used together with include_all_networks.")
         # Rooms come from this server alone: no third-party network has any here.
         return {"chunk": [], "total_room_count_estimate": 0}
     key, backwards = (place.key, place.backwards) if place else (None, False)
@@ -113,12 +107,12 @@ def published_rooms(query: DirectoryQuery) -> dict[str, Any]:
     return answer
 
 
-def _check_server(server: str | None) -> None:
-    if server is None or server == settings().server_name:
-        return
-    if not is_server_name(server):
-        raise InvalidParam("server is no server name.")
-    raise NotFound("This server cannot ask other servers for their directories.")
+def check_query(query: DirectoryQuery) -> None:
+    """Raises InvalidParam for what no directory can be asked."""
+    if query.limit < 1:
+        raise InvalidParam("limit must be at least 1.")
+    if query.network is not None and query.all_networks:
+        raise InvalidParam("third_party_instance_id cannot be used together with include_all_networks.")
 
 
 def _search(query: DirectoryQuery, key: str | None, *, backwards: bool, limit: int) -> tuple[list[PublishedRoom], int]:
@@ -140,7 +134,8 @@ def is_published(room_id: str) -> bool:
     """Whether a room is in the directory. Raises NotFound for a room that this server does not know."""
     check_room_id(room_id)
     found = batch_get([(Head, room_id, HEAD), preview_key(room_id)], consistent=True)
-    if (Head, room_id, HEAD) not in found:
+    head: Head | None = found.get((Head, room_id, HEAD))
+    if head is None or head.kind != "full":
         raise NotFound(_NO_ROOM)
     preview = found.get(preview_key(room_id))
     return preview is not None and bool(preview.published)

@@ -40,6 +40,10 @@ FINDING_PER_USER = RateLimit("find-user", per_second=5, burst=50)
 # Servers ask for the keys of a room's servers when they join it, in a few requests of many keys each; each key may be
 # a request of this server to another one.
 KEY_QUERIES_PER_ADDRESS = RateLimit("key-query-address", per_second=2, burst=40)
+# A server that comes into a room, or back after an outage, asks for some thousand events one by one.
+QUESTIONS_PER_SERVER = RateLimit("question-server", per_second=20, burst=1000)
+# A widget or a meeting asks for one token; each is an item for an hour.
+OPENID_TOKENS_PER_USER = RateLimit("openid-user", per_second=0.2, burst=20)
 
 
 def take(bucket: str, *, per_second: float, burst: int) -> None:
@@ -108,3 +112,13 @@ def take_finding(user_id: str) -> None:
 def take_key_query(address: str) -> None:
     """One question for other servers' keys."""
     _take(KEY_QUERIES_PER_ADDRESS, network_of(address))
+
+
+def take_server_question(origin: str) -> None:
+    """One question of another server about a room."""
+    _take(QUESTIONS_PER_SERVER, origin)
+
+
+def take_openid_token(user_id: str) -> None:
+    """One OpenID token of a user."""
+    _take(OPENID_TOKENS_PER_USER, user_id)

@@ -54,12 +54,13 @@ def find_events(requester: Requester, room_id: str, event_ids: Iterable[str], ex
 
 def _position(reader: Reader, event_id: str, record: EventRecord | None) -> int:
     if record is not None and record.room == reader.view.room_id and record.position is not None and not record.flags:
-        position = int(record.position)
-        if reader.was_there(position) and not record.offset:
+        position, offset = int(record.position), int(record.offset or 0)
+        if reader.was_there(position) and not offset:
             return position
-        entry = read_entry(reader.view.room_id, position)
+        entry = read_entry(reader.view.room_id, position, offset)
         if entry is not None and entry.event_id == event_id and reader.visible([entry]):
-            return position
+            # Who read up to an event before an anchor has read what lies before the anchor's position.
+            return position - 1 if offset else position
     raise NotFound("There is no such event in this room.")
 
 
@@ -71,6 +72,8 @@ def check_thread(room_id: str, event_id: str, position: int, thread: str) -> Non
     """
     at: str | None = event_id
     entry: Entry | None = read_entry(room_id, position)
+    if entry is None or entry.event_id != event_id:  # it was backfilled
+        entry = _entry(room_id, event_id)
     for _ in range(_MOST_RELATIONS):
         if at == thread:
             return
@@ -101,5 +104,5 @@ def _entry(room_id: str, event_id: str | None) -> Entry | None:
     record = batch_get([(EventRecord, event_id, None)], consistent=True).get((EventRecord, event_id, None))
     if record is None or record.room != room_id or record.position is None:
         return None
-    entry = read_entry(room_id, int(record.position))
+    entry = read_entry(room_id, int(record.position), int(record.offset or 0))
     return entry if entry is not None and entry.event_id == event_id else None

@@ -43,8 +43,10 @@ def _move_marker(requester: Requester, room_id: str, event_id: str, position: in
         if current is not None:
             key = (EventRecord, current, None)
             record = batch_get([key], consistent=True).get(key)
-            if record is not None and record.room == room_id and int(record.position or 0) >= position:
-                return None
+            if record is not None and record.room == room_id and record.position is not None:
+                read = int(record.position) - 1 if record.offset else int(record.position)
+                if read >= position:
+                    return None
         return {"event_id": event_id}
 
     change_account_data(requester.user_id, room_id, FULLY_READ, forward)

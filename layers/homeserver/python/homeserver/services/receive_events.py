@@ -8,9 +8,9 @@ Source: server-server API v1.19, "Checks performed on receipt of a PDU" (4 to 6)
 """
 
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 from homeserver.matrix import state_tree
@@ -19,7 +19,7 @@ from homeserver.matrix.event import Event
 from homeserver.matrix.event_auth import AuthState, auth_event_keys, check_event_auth
 from homeserver.matrix.event_builder import Edge
 from homeserver.matrix.relations import relation_of
-from homeserver.observability import fault_point
+from homeserver.observability import fault_point, log
 from homeserver.services.attempts import attempts
 from homeserver.services.received_batch import (
     CREATE,
@@ -28,6 +28,7 @@ from homeserver.services.received_batch import (
     local_members,
     records_wanted,
     state_keys,
+    with_policy_signature,
 )
 from homeserver.services.received_redactions import (
     WAITING,
@@ -39,8 +40,8 @@ from homeserver.services.received_redactions import (
 )
 from homeserver.services.relationships import relate
 from homeserver.services.resolve_state import known_resolution, resolve_roots
-from homeserver.services.room_changes import Placement, Raced
 from homeserver.services.room_draft import RoomDraft
+from homeserver.services.room_placement import Placement, Raced
 from homeserver.storage.auth_events import KnownEvent, cover_for, known_events
 from homeserver.storage.event_places import EventPlace, read_places
 from homeserver.storage.event_records import NewRecord
@@ -76,8 +77,15 @@ class Outcome:
 KNOWN, ACCEPTED = Outcome(Verdict.KNOWN), Outcome(Verdict.ACCEPTED)
 
 
-def receive_events(room_id: str, events: Sequence[Event]) -> dict[str, Outcome]:
+def receive_events(
+    room_id: str, events: Sequence[Event], *, origin: str = "remote", states_after: Mapping[str, bytes] | None = None
+) -> dict[str, Outcome]:
     """Take events into a room, in whatever order they come; returns what became of each.
+
+    origin: "relay" for events that this server accepted from a server that joins or leaves through it, and has to send
+    on to the others; else "remote". states_after: the roots of the states after events that are unknown here, whose
+    trees and events are stored: an event that follows on such a parent becomes an anchor, whose timeline entry names
+    the parents that are unknown (`gap`).
 
     An event whose parents or authorising events are unknown is not kept: the outcome names them. Everything else is
     stored when this returns. Raises NotFound for a room that this server is not in, LimitExceeded for one that is too
@@ -86,18 +94,33 @@ def receive_events(room_id: str, events: Sequence[Event]) -> dict[str, Outcome]:
     outcomes: dict[str, Outcome] = {}
     left = in_order(events)
     while left:
-        outcomes |= _receive_some(room_id, left[:_AT_ONCE])
+        outcomes |= _receive_some(_Delivery(room_id, left[:_AT_ONCE], origin, states_after or {}))
         left = [event for event in left if event.event_id not in outcomes]
+    for event_id, outcome in outcomes.items():
+        if outcome.verdict in {Verdict.REJECTED, Verdict.SOFT_FAILED}:
+            verdict = "rejected" if outcome.verdict is Verdict.REJECTED else "soft-failed"
+            log.info("event %s is %s by rule %s: %s", event_id, verdict, outcome.rule or "-", outcome.reason)
     return outcomes
 
 
-def _receive_some(room_id: str, events: Sequence[Event]) -> dict[str, Outcome]:
+@dataclass(frozen=True, slots=True)
+class _Delivery:
+    """What `receive_events` was given, or some of it. `signed`: by the room's policy server, as far as it was asked."""
+
+    room_id: str
+    events: Sequence[Event]
+    origin: str
+    states_after: Mapping[str, bytes]
+    signed: dict[str, Event | None] = field(default_factory=dict)
+
+
+def _receive_some(delivery: _Delivery) -> dict[str, Outcome]:
     """As many of the events, from the first on, as one commit takes."""
     holder = secrets.token_hex(8)
     for attempt in attempts("The room"):
-        reception = _Reception(room_id, events, holder)
+        reception = _Reception(delivery, holder)
         if attempt >= _RACES_BEFORE_LEASE and take_lease(reception.view.head, holder):
-            reception = _Reception(room_id, events, holder)
+            reception = _Reception(delivery, holder)
         try:
             return reception.receive()
         except Raced:
@@ -108,8 +131,10 @@ def _receive_some(room_id: str, events: Sequence[Event]) -> dict[str, Outcome]:
 class _Reception:
     """Events to be received by one commit, with what was read for them."""
 
-    def __init__(self, room_id: str, events: Sequence[Event], holder: str) -> None:
-        self._events = events
+    def __init__(self, delivery: _Delivery, holder: str) -> None:
+        room_id, events = delivery.room_id, delivery.events
+        self._events, self._origin = events, delivery.origin
+        self._states_after, self._signed = delivery.states_after, delivery.signed
         self._ids = {event.event_id for event in events}
         view, found = load_room(
             room_id,
@@ -183,23 +208,35 @@ class _Reception:
         except AuthRuleViolation as violation:
             self._refuse(event, before, "s")
             return Outcome(Verdict.SOFT_FAILED, violation.rule, str(violation))
+        if self._draft.changes_policy:
+            return None
+        signed = with_policy_signature(event, self.view.head, self._signed) if self._draft.has_policy else event
+        if signed is None:
+            self._refuse(event, before, "s")
+            return Outcome(Verdict.SOFT_FAILED, "7", "the room's policy server has not signed it")
+        event = signed
         return ACCEPTED if self._accept(event, before) else None
 
     # ── What an event refers to ──────────────────────────────────────────────
 
-    def _missing(self, event: Event) -> Outcome | None:
-        prev = tuple(
+    def _gap(self, event: Event) -> tuple[str, ...]:
+        """Its parents that have no place here."""
+        return tuple(
             event_id
             for event_id in event.prev_event_ids
             if event_id not in self._places or self._places[event_id].is_outlier
         )
+
+    def _missing(self, event: Event) -> Outcome | None:
+        prev = tuple(event_id for event_id in self._gap(event) if event_id not in self._states_after)
         auth = tuple(event_id for event_id in event.auth_event_ids if event_id not in self._known)
         return Outcome(Verdict.MISSING, prev=prev, auth=auth) if prev or auth else None
 
     def _not_of_this_room(self, event: Event) -> Outcome | None:
         """What no rule would refuse, because none can be asked; it is not kept."""
         room_id = self.view.room_id
-        if event.room_id != room_id or any(self._places[i].room_id != room_id for i in event.prev_event_ids):
+        before = [self._places[event_id] for event_id in event.prev_event_ids if event_id in self._places]
+        if event.room_id != room_id or any(place.room_id != room_id for place in before):
             return Outcome(Verdict.REJECTED, reason="it, or an event before it, is of another room")
         if event.type == "m.room.create":
             return Outcome(Verdict.REJECTED, "R1", "the room has another create event")
@@ -209,7 +246,9 @@ class _Reception:
         prev = set(event.prev_event_ids)
         if prev == {edge.event_id for edge in self._draft.extremities}:
             return {self._draft.root}  # which is what their states resolve to
-        return {after for event_id in prev if (after := self._places[event_id].after) is not None}
+        gap = set(self._gap(event))
+        given = {self._states_after[event_id] for event_id in gap}
+        return given | {after for event_id in prev - gap if (after := self._places[event_id].after) is not None}
 
     # ── Judging ──────────────────────────────────────────────────────────────
 
@@ -292,6 +331,8 @@ class _Reception:
             was_outlier=event.event_id in self._places,
             is_hidden=effect is Effect.HIDDEN,
             redacted_because=because,
+            gap=self._gap(event),
+            origin=self._origin,
         )
         self._draft.place(stored, placement)
         # A relationship that cannot be, as a second reaction with the same key, forms nothing; the event stands.

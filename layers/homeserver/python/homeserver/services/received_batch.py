@@ -11,7 +11,7 @@ from homeserver.services.relationships import keys_to_read
 from homeserver.services.room_rows import is_local
 from homeserver.storage.auth_events import KnownEvent
 from homeserver.storage.connection import Key
-from homeserver.storage.room_items import EventRecord
+from homeserver.storage.room_items import EventRecord, Head
 from homeserver.storage.rooms import StateKey
 
 CREATE = ("m.room.create", "")
@@ -85,3 +85,17 @@ def check_by_authority(event: Event, known: Mapping[str, KnownEvent], create: Ev
     if event.rules.room_id_is_create_hash and create is not None:
         state[CREATE] = create
     check_event_auth(event, AuthState(state))
+
+
+def with_policy_signature(event: Event, head: Head, signed: dict[str, Event | None]) -> Event | None:
+    """Check 7: the event with the signature of the policy server that the room names; None if that does not sign it.
+
+    As it is where the room's policy server is none. `signed`: what came of asking, by event ID; nobody is asked twice.
+    """
+    if event.event_id not in signed:
+        # Few rooms have one, and every function that receives would start later.
+        from homeserver.services.policy_servers import policy_server, signed_on_receipt  # noqa: PLC0415
+
+        server = policy_server(head)
+        signed[event.event_id] = signed_on_receipt(event, server) if server is not None else event
+    return signed[event.event_id]

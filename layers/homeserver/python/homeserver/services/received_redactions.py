@@ -13,6 +13,7 @@ from homeserver.matrix import state_tree
 from homeserver.matrix.event import Event
 from homeserver.matrix.event_auth import AuthState, may_redact
 from homeserver.matrix.event_codec import unpack
+from homeserver.matrix.timeline_place import place_number
 from homeserver.services.redactions import pruned_event, prunings_elsewhere, read_target
 from homeserver.services.relationships import unrelate
 from homeserver.services.room_draft import RoomDraft
@@ -66,8 +67,9 @@ def effect_of_redaction(
         return Effect.HIDDEN
     if not target.is_redacted:
         draft.extras += prunings_elsewhere(draft, view, target)
-        unrelate(draft, target.event, target.position)
-        draft.redact(target.event, target.position, redaction, pruned_event(target.event, redaction))
+        unrelate(draft, target.event, place_number(target.position, target.offset))
+        pruned = pruned_event(target.event, redaction)
+        draft.redact(target.event, target.position, redaction, pruned, offset=target.offset)
     return Effect.NONE
 
 
@@ -115,6 +117,6 @@ def redaction_of_late_event(
         power = [("m.room.create", ""), ("m.room.power_levels", ""), ("m.room.member", redaction.sender)]
         state = AuthState(state_at(bytes(record.state_before), power))
         if may_redact(redaction, event, state):
-            draft.reveal(redaction, int(record.position))
+            draft.reveal(redaction, int(record.position), int(record.offset or 0))
             return redaction, pruned_event(event, redaction)
     return None, event

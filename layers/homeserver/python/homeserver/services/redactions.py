@@ -19,7 +19,7 @@ from homeserver.matrix.redaction import redact_event
 from homeserver.services.room_draft import RoomDraft
 from homeserver.services.search_index import SEARCHED
 from homeserver.storage.connection import Key, Transaction, batch_get
-from homeserver.storage.room_items import EventRecord, StateRow, TimelineEntry, bucket_of, state_key
+from homeserver.storage.room_items import EventRecord, StateRow, TimelineEntry, line_of, state_key
 from homeserver.storage.rooms import RoomView, StateEntry, entry_of_row
 from homeserver.storage.search_index import bucket_number, forget_bucket
 from homeserver.storage.state_nodes import StateNodes
@@ -38,12 +38,13 @@ class Target:
     event: Event
     position: int
     is_redacted: bool
+    offset: int = 0
 
 
 def read_target(view: RoomView, record: EventRecord) -> Target:
     """The event of a record of this room, in one round; its row of the current state, if any, goes into the view."""
-    room_id, position = view.room_id, int(record.position or 0)
-    line_key: Key = (TimelineEntry, bucket_of(room_id, position), position)
+    room_id, position, offset = view.room_id, int(record.position or 0), int(record.offset or 0)
+    line_key: Key = (TimelineEntry, *line_of(room_id, position, offset))
     row_key: Key | None = None
     if record.packed is not None:  # only state events have their body there
         pdu = unpack(record.packed)
@@ -54,7 +55,7 @@ def read_target(view: RoomView, record: EventRecord) -> Target:
     # A row that is newer than the head does no harm: the commit depends on the head's version.
     if row_key is not None and row_key in found and event.key not in view.state:
         view.state[event.key] = entry_of_row(found[row_key], view.rules)
-    return Target(event, position, line.redacted_because is not None)
+    return Target(event, position, line.redacted_because is not None, offset)
 
 
 def check_redaction(redaction: Event, target: Event, state: AuthState) -> None:
@@ -84,36 +85,47 @@ def prunings_elsewhere(room: RoomDraft, view: RoomView, target: Target) -> list[
     event = target.event
     pruned: list[Pruning] = []
     # A bucket of the timeline is indexed when it is complete, and not before.
-    is_indexed = bucket_number(target.position) < bucket_number(int(view.head.position) + 1)
+    is_indexed = not target.offset and bucket_number(target.position) < bucket_number(int(view.head.position) + 1)
     if event.type in SEARCHED and is_indexed:
         pruned.append(partial(forget_bucket, room_id=view.room_id, position=target.position))
     if event.is_state:
         current = view.state.get(event.key)
         if current is None or current.event != event:
             # The event that replaced it shows its content as `prev_content`.
-            pruned.append(_update(view, _replaced_at(view, target), TimelineEntry.previous.remove()))
+            replaced_at = _replaced_at(view, target)
+            if replaced_at is not None:
+                pruned.append(_update(view, replaced_at, TimelineEntry.previous.remove()))
     elif event.type == "m.room.redaction":
         pruned += _because(room, view, event)
     return pruned
 
 
-def _update(view: RoomView, position: int, *actions: Action) -> Pruning:
-    line = TimelineEntry(bucket_of(view.room_id, position), position)
+def _update(view: RoomView, position: int, *actions: Action, offset: int = 0) -> Pruning:
+    line = TimelineEntry(*line_of(view.room_id, position, offset))
     return lambda transaction: transaction.update(f"timeline {position}", line, actions)
 
 
-def _replaced_at(view: RoomView, target: Target) -> int:
-    """The position at which a state event left the current state: a binary search over the roots of the room."""
-    nodes, key = StateNodes(view.room_id), target.event.key
+def _replaced_at(view: RoomView, target: Target) -> int | None:
+    """The position at which a state event left the current state: a binary search over the roots of the room.
+
+    None for a backfilled event that was not part of it any more where its anchor is.
+    """
     low, high = target.position, int(view.head.position)
+    if target.offset and not _held_at(view, low, target):
+        return None
     while high - low > 1:
         middle = (low + high) // 2
-        entry = read_entry(view.room_id, middle)
-        if entry is None:
-            raise LookupError(f"position {middle} of {view.room_id} is missing")
-        held = state_tree.get_many(nodes, entry.room_root, [key]).get(key)
-        low, high = (middle, high) if held == target.event.event_id else (low, middle)
+        low, high = (middle, high) if _held_at(view, middle, target) else (low, middle)
     return high
+
+
+def _held_at(view: RoomView, position: int, target: Target) -> bool:
+    """Whether the event was part of the room's state after a position."""
+    entry = read_entry(view.room_id, position)
+    if entry is None:
+        raise LookupError(f"position {position} of {view.room_id} is missing")
+    key = target.event.key
+    return state_tree.get_many(StateNodes(view.room_id), entry.room_root, [key]).get(key) == target.event.event_id
 
 
 def _read(key: Key) -> Any:
@@ -126,15 +138,15 @@ def _because(room: RoomDraft, view: RoomView, redaction: Event) -> list[Pruning]
     record: EventRecord | None = _read((EventRecord, redaction.redacts, None)) if redaction.redacts else None
     if record is None or record.room != room_id or record.position is None:
         return []
-    position = int(record.position)
-    entry = read_entry(room_id, position)
+    position, offset = int(record.position), int(record.offset or 0)
+    entry = read_entry(room_id, position, offset)
     shown = entry.redacted_because if entry is not None else None
     if shown is None or shown["event_id"] != redaction.event_id:
         return []
     pruned = {**redact_event(redaction).pdu, "event_id": redaction.event_id}
     quotation = TimelineEntry.redacted_because.set(pack(pruned))
     if record.packed is None:
-        return [_update(view, position, quotation)]
+        return [_update(view, position, quotation, offset=offset)]
     event = Event(record.event_id, room_id, unpack(record.packed), view.rules)
     event = replace(event, pdu={**event.pdu, "unsigned": {"redacted_because": pruned}})
     packed = pack(event.pdu)
@@ -148,4 +160,4 @@ def _because(room: RoomDraft, view: RoomView, redaction: Event) -> list[Pruning]
     current = room.state.get(event.key)
     if current is not None and current.event == event:
         room.state[event.key] = StateEntry(event, current.position, current.cover)
-    return [_update(view, position, quotation, TimelineEntry.packed.set(packed)), prune_state]
+    return [_update(view, position, quotation, TimelineEntry.packed.set(packed), offset=offset), prune_state]

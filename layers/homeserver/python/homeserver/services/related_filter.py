@@ -23,11 +23,11 @@ def related_to(reader: Reader, entries: Sequence[Entry], event_filter: RoomEvent
     """
     if not event_filter.needs_relations:
         return list(entries)
-    decided = {entry.position: _by_aggregate(entry, event_filter) for entry in entries}
-    unsure = [entry for entry in entries if decided[entry.position] is None]
+    decided = {entry.number: _by_aggregate(entry, event_filter) for entry in entries}
+    unsure = [entry for entry in entries if decided[entry.number] is None]
     found = in_parallel(*[partial(_is_related, reader, entry, event_filter) for entry in unsure])
-    decided |= {entry.position: is_related for entry, is_related in zip(unsure, found, strict=True)}
-    return [entry for entry in entries if decided[entry.position]]
+    decided |= {entry.number: is_related for entry, is_related in zip(unsure, found, strict=True)}
+    return [entry for entry in entries if decided[entry.number]]
 
 
 def _by_aggregate(entry: Entry, event_filter: RoomEventFilter) -> bool | None:

@@ -12,10 +12,11 @@ from homeserver.matrix.errors import Forbidden, NotFound
 from homeserver.matrix.identifiers import is_event_id
 from homeserver.matrix.relations import RECURSION_DEPTH
 from homeserver.matrix.sync_token import RoomToken
+from homeserver.matrix.timeline_place import after, before, place_number, place_of
 from homeserver.services.access_tokens import Requester
 from homeserver.services.aggregations import show_events
 from homeserver.services.history import entry_of
-from homeserver.services.room_state import last_before, timeline_token
+from homeserver.services.room_state import timeline_token
 from homeserver.services.visibility import Reader, reader_of
 from homeserver.storage.connection import batch_get, in_parallel
 from homeserver.storage.relations import Child, child_key, read_children
@@ -54,19 +55,19 @@ def relations(requester: Requester, room_id: str, question: RelationsQuestion) -
     except Forbidden as error:
         raise NotFound("There is no such event in this room.") from error
     last = reader.last_position
-    begin = last_before(timeline_token(question.start, reader, requester)) if question.start is not None else None
-    until = last_before(timeline_token(question.stop, reader, requester)) if question.stop is not None else None
+    begin = _number(timeline_token(question.start, reader, requester)) if question.start is not None else None
+    until = _number(timeline_token(question.stop, reader, requester)) if question.stop is not None else None
     if question.backwards:
-        low, high = (until or 0) + 1, last if begin is None else min(begin, last)
+        low, high = after(until or 0), last if begin is None else min(begin, last)
     else:
-        low, high = (begin or 0) + 1, last if until is None else min(until, last)
+        low, high = after(begin or 0), last if until is None else min(until, last)
     # The children are found by the event's ID alone: whether it may be seen is looked up beside it.
     _, (chunk, rest) = in_parallel(
         partial(entry_of, reader, question.event_id), partial(_page, reader, question, low, high)
     )
     answer: dict[str, Any] = {"chunk": show_events(reader, chunk, requester, room_id)}
     if rest is not None:
-        answer["next_batch"] = RoomToken(rest).encode()
+        answer["next_batch"] = rest.encode()
     if question.start is not None:
         answer["prev_batch"] = question.start
     if question.recurse is not None:
@@ -74,7 +75,11 @@ def relations(requester: Requester, room_id: str, question: RelationsQuestion) -
     return answer
 
 
-def _page(reader: Reader, question: RelationsQuestion, low: int, high: int) -> tuple[list[Entry], int | None]:
+def _number(token: RoomToken) -> float:
+    return place_number(token.live, token.offset)
+
+
+def _page(reader: Reader, question: RelationsQuestion, low: float, high: float) -> tuple[list[Entry], RoomToken | None]:
     """The entries of one page, and the place from which there may be more (None: there are none)."""
     room_id, backwards = reader.view.room_id, question.backwards
     shown: list[Entry] = []
@@ -93,13 +98,15 @@ def _page(reader: Reader, question: RelationsQuestion, low: int, high: int) -> t
         for child in children:
             if child.event_id in visible:
                 if len(shown) == question.limit:
-                    return shown, child.position if backwards else child.position - 1
+                    place = place_of(child.position)
+                    return shown, RoomToken(*place) if backwards else RoomToken.before(*place)
                 shown.append(visible[child.event_id])
         if not children or len(children) < size:
             return shown, None
         # As many as the limit may still come from further pages, so that an empty page is never the last one told.
-        low, high = (low, children[-1].position - 1) if backwards else (children[-1].position + 1, high)
-    return shown, high if backwards else low - 1
+        end = children[-1].position
+        low, high = (low, before(end)) if backwards else (after(end), high)
+    return shown, RoomToken(*place_of(high if backwards else before(low)))
 
 
 def _is_wanted(child: Child, question: RelationsQuestion) -> bool:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from homeserver.matrix import timeline_place
 from homeserver.matrix.errors import MatrixError
 from homeserver.matrix.event import Event
 from homeserver.matrix.event_builder import EventDraft
@@ -29,11 +30,12 @@ from homeserver.matrix.relations import (
     is_valid_edit,
     relation_of,
 )
+from homeserver.matrix.timeline_place import place_number, place_of
 from homeserver.services.room_changes import RoomChanges
 from homeserver.storage import relations
 from homeserver.storage.connection import Key, Transaction, batch_get
 from homeserver.storage.relations import Child, ChildItem
-from homeserver.storage.room_items import EventRecord, TimelineEntry, bucket_of
+from homeserver.storage.room_items import EventRecord, TimelineEntry, line_of
 
 _AGGREGATED = frozenset({REPLACE, THREAD, REFERENCE})
 
@@ -43,7 +45,7 @@ class _Ancestor:
     """An event that a child hangs under, and by which rows: none for the parent itself."""
 
     event_id: str
-    links: tuple[tuple[str, int], ...]
+    links: tuple[tuple[str, float], ...]
 
 
 def keys_to_read(room_id: str, draft: EventDraft, sender: str) -> list[Key]:
@@ -60,19 +62,26 @@ def keys_to_read(room_id: str, draft: EventDraft, sender: str) -> list[Key]:
     return keys
 
 
-def relate(room: RoomChanges, event: Event, found: Mapping[Key, Any]) -> None:
+def relate(room: RoomChanges, event: Event, found: Mapping[Key, Any], position: float | None = None) -> None:
     """Let the commit of an event, which was just added to the room, write what it relates to.
 
     One event of a commit may relate to a parent: the aggregate is what was read before. `found` has what there is of
-    `keys_to_read`. A relationship to an event that is not in the room forms nothing.
+    `keys_to_read`. `position` is the number of the event's place, where that is not the room's last. A relationship to
+    an event that is not in the room forms nothing; where history is fetched later it may still come, and then finds the
+    row of its child.
     Raises MatrixError: M_UNKNOWN for a thread that cannot be, M_DUPLICATE_ANNOTATION.
     """
     relation = relation_of(event.content)
     if relation is None:
         return
     room_id = event.room_id
-    record = _in_room(found.get((EventRecord, relation.parent, None)), room_id)
+    place = room.position if position is None else position
+    there = found.get((EventRecord, relation.parent, None))
+    record = _in_room(there, room_id)
     if record is None:
+        if _may_come(room, there):
+            row = Child(place, event.event_id, relation.rel_type, event.type, event.sender)
+            room.extras.append(partial(relations.put_child, room_id=room_id, parent=relation.parent, child=row))
         return
     # "Servers SHOULD reject client requests which attempt to start a thread off an event with an m.relates_to property"
     if relation.rel_type == THREAD and record.relates:
@@ -84,21 +93,32 @@ def relate(room: RoomChanges, event: Event, found: Mapping[Key, Any]) -> None:
         room.extras.append(partial(_put_annotation, annotation, event.event_id))
     timestamp = None
     if relation.rel_type in _AGGREGATED:
-        timestamp = _aggregate(room, event, relation, record, found)
-    child = Child(room.position, event.event_id, relation.rel_type, event.type, event.sender, timestamp)
+        timestamp = _aggregate(room, event, record, found, place)
+    child = Child(place, event.event_id, relation.rel_type, event.type, event.sender, timestamp)
     for ancestor in _ancestors(room_id, relation.parent, record):
         row = Child(*_fields(child), links=ancestor.links)
         room.extras.append(partial(relations.put_child, room_id=room_id, parent=ancestor.event_id, child=row))
 
 
-def _fields(child: Child) -> tuple[int, str, str, str, str, int | None]:
+def _fields(child: Child) -> tuple[float, str, str, str, str, int | None]:
     return child.position, child.event_id, child.rel_type, child.type, child.sender, child.timestamp
 
 
 def _in_room(record: EventRecord | None, room_id: str) -> EventRecord | None:
-    if record is None or record.room != room_id or record.position is None or record.offset or record.flags:
+    if record is None or record.room != room_id or record.position is None or record.flags:
         return None
     return record
+
+
+def _may_come(room: RoomChanges, record: EventRecord | None) -> bool:
+    """Whether an event that is not in the timeline may be backfilled: one that is unknown, or known as an outlier."""
+    is_federated = room.view is not None and room.view.head.federated_since is not None
+    return is_federated and (record is None or (record.room == room.room_id and record.flags == "o"))
+
+
+def number_of(record: EventRecord) -> float:
+    """The number of the place that an event's record names."""
+    return place_number(int(record.position or 0), int(record.offset or 0))
 
 
 def _record_of(event_id: str, room_id: str) -> EventRecord | None:
@@ -120,7 +140,7 @@ def _ancestors(room_id: str, parent: str, record: EventRecord) -> list[_Ancestor
     ancestors = [_Ancestor(parent, ())]
     while len(ancestors) < RECURSION_DEPTH and record.relates:
         rel_type, upper = record.relates
-        link = (upper, int(record.position or 0))
+        link = (upper, number_of(record))
         ancestors.append(_Ancestor(upper, (*ancestors[-1].links, link)))
         if rel_type == THREAD or len(ancestors) == RECURSION_DEPTH:
             break
@@ -132,13 +152,14 @@ def _ancestors(room_id: str, parent: str, record: EventRecord) -> list[_Ancestor
 
 
 def _aggregate(
-    room: RoomChanges, event: Event, relation: Relation, record: EventRecord, found: Mapping[Key, Any]
+    room: RoomChanges, event: Event, record: EventRecord, found: Mapping[Key, Any], place: float
 ) -> int | None:
     """Let the commit change the parent's aggregate. Returns the timestamp of a valid edit."""
-    room_id, position = event.room_id, int(record.position or 0)
+    relation = relation_of(event.content) or Relation("", "")
+    room_id, position = event.room_id, number_of(record)
     parent = relations.known_parent(relation.parent)
     key = relations.aggregate_key(room_id, position)
-    line_key: Key = (TimelineEntry, bucket_of(room_id, position), position)
+    line_key: Key = (TimelineEntry, *line_of(room_id, *place_of(position)))
     if parent is None:
         found = batch_get([line_key, key], consistent=True)
         line: TimelineEntry | None = found.get(line_key)
@@ -153,9 +174,9 @@ def _aggregate(
             parent_rel_type = record.relates[0] if record.relates else None
             if not is_valid_edit(parent, parent_rel_type, event.sender, event.pdu):
                 return None
-            after = before.with_edit(Edit(event.event_id, room.position, event.origin_server_ts))
+            after = before.with_edit(Edit(event.event_id, place, event.origin_server_ts))
         case "m.thread":
-            after = before.with_reply(event.event_id, room.position, event.sender)
+            after = before.with_reply(event.event_id, place, event.sender)
             if event.sender not in after.senders:
                 count = partial(relations.count_participant, room_id=room_id, root=relation.parent)
                 room.extras.append(partial(count, user_id=event.sender, change=1))
@@ -165,7 +186,7 @@ def _aggregate(
     return event.origin_server_ts if relation.rel_type == REPLACE else None
 
 
-def _change(room: RoomChanges, parent: str, position: int, before: Aggregate, after: Aggregate) -> None:
+def _change(room: RoomChanges, parent: str, position: float, before: Aggregate, after: Aggregate) -> None:
     room_id = room.room_id or ""
     room.changes_aggregates = True
     room.extras.append(
@@ -182,8 +203,8 @@ def remember(room: RoomChanges) -> None:
         relations.remember_parent(event.event_id, Parent(position, event.sender, event.type, event.is_state))
 
 
-def unrelate(room: RoomChanges, target: Event, position: int) -> None:
-    """Let the commit of a redaction take back what the redacted event, at its position, related to.
+def unrelate(room: RoomChanges, target: Event, position: float) -> None:
+    """Let the commit of a redaction take back what the redacted event, whose place has this number, related to.
 
     Two rounds for an event that related to one; more where the most recent edit or reply has to be looked for. What
     relates to the redacted event stays. Source: "Redactions", and "Redactions" of each relationship type.
@@ -197,7 +218,7 @@ def unrelate(room: RoomChanges, target: Event, position: int) -> None:
     record = _record_of(relation.parent, room_id)
     if record is None:
         return
-    parent_position = int(record.position or 0)
+    parent_position = number_of(record)
     row_key = relations.child_key(room_id, relation.parent, position)
     key = relations.aggregate_key(room_id, parent_position)
     annotation = relations.annotation_key(room_id, relation, target.sender, target.type)
@@ -226,7 +247,7 @@ def _delete_item(transaction: Transaction, item: relations.AnnotationItem) -> No
 
 def _without(room: RoomChanges, row: ChildItem, relation: Relation, before: Aggregate) -> Aggregate:
     """The parent's aggregate without one child."""
-    room_id, position = room.room_id or "", int(row.position)
+    room_id, position = room.room_id or "", row.position
     match row.rel_type:
         case "m.replace" if row.timestamp is not None:
             newest = before.edit
@@ -247,7 +268,7 @@ def _without(room: RoomChanges, row: ChildItem, relation: Relation, before: Aggr
                 found = relations.find_children(
                     room_id,
                     relation.parent,
-                    position - 1,
+                    timeline_place.before(position),
                     lambda child: child.rel_type == THREAD,
                     most=1,
                 )

@@ -56,7 +56,7 @@ def report_event(requester: Requester, room_id: str, event_id: str, *, reason: s
     record = EventRecord.fetch(event_id) if reader.is_joined else None
     if record is None or record.room != room_id or record.position is None or record.flags:
         raise not_found
-    entry = read_entry(room_id, int(record.position))
+    entry = read_entry(room_id, int(record.position), int(record.offset or 0))
     if entry is None or entry.event_id != event_id or entry.pdu is None or not reader.visible([entry]):
         raise not_found
     sender = entry.pdu["sender"]

@@ -4,18 +4,19 @@ Events come with their own state and with the state that the room has with them.
 than the event itself says, as forks resolve to it, that has a position of its own before the event's: a marker.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 
 from homeserver.matrix import state_tree
 from homeserver.matrix.canonical_json import encode_for_room
 from homeserver.matrix.event import Event
 from homeserver.matrix.event_auth import AuthState
-from homeserver.matrix.event_builder import Edge
 from homeserver.matrix.event_format import MAX_EVENT_BYTES
+from homeserver.matrix.policy_server import POLICY
 from homeserver.matrix.room_versions import RoomVersionRules
 from homeserver.services.clock import now_ms
-from homeserver.services.room_rows import RoomRows
+from homeserver.services.room_placement import BUMPING_TYPES, LETTERS, Changes, Placement, Raced, edges_of
+from homeserver.services.room_rows import RoomRows, is_local, is_remote
 from homeserver.storage.auth_events import KnownEvent, remember_taken
 from homeserver.storage.commit import (
     MAX_BYTES,
@@ -29,52 +30,15 @@ from homeserver.storage.commit import (
 from homeserver.storage.connection import Transaction, TransactionCancelled
 from homeserver.storage.event_records import NewRecord
 from homeserver.storage.inbox import Counters
-from homeserver.storage.room_items import AUTHORISING, HEAD, ClientTransaction, Head, LocalMember
+from homeserver.storage.room_items import HEAD, ClientTransaction, Head, LocalMember
 from homeserver.storage.room_lease import wait_for_lease
 from homeserver.storage.rooms import RoomView, StateEntry, fetch_state_events, remember
 from homeserver.storage.state_nodes import StateNodes
 
 StateKey = tuple[str, str]
-Changes = Mapping[StateKey, tuple[str | None, str | None]]  # event IDs before and after
 MOST_ROWS = 20  # keys of the state that one event may change with their rows; beyond it the rows follow later
 # Timeline entry, record, state row, chain item; for a member also the five rows of a LocalChange.
 _MOST_ITEMS_OF_AN_EVENT = 9
-LETTERS = {key: letter for letter, key in AUTHORISING.items()}
-# Events that move a room up in a list, as sliding sync's `bump_stamp` counts them.
-BUMPING_TYPES = frozenset(
-    {
-        "m.room.create",
-        "m.room.message",
-        "m.room.encrypted",
-        "m.sticker",
-        "m.call.invite",
-        "m.poll.start",
-        "org.matrix.msc3381.poll.start",
-        "m.beacon_info",
-    }
-)
-
-
-class Raced(Exception):
-    """Somebody else changed the room first; nothing was written. Wait, read the room again, and try again."""
-
-
-@dataclass(frozen=True, slots=True)
-class Placement:
-    """Where an event of another server stands: its own state before and after it, and the room's state with it.
-
-    `extremities` are the room's forward extremities with the event, the newest last.
-    """
-
-    before: bytes
-    after: bytes
-    room_root: bytes
-    extremities: Sequence[Edge]
-    cover: bytes | None = None
-    chain_item: str | None = None
-    was_outlier: bool = False
-    is_hidden: bool = False
-    redacted_because: Event | None = None
 
 
 class RoomChanges:
@@ -139,7 +103,7 @@ class RoomChanges:
     @property
     def is_full(self) -> bool:
         """Whether another event might not fit into the same transaction."""
-        others = len(self._relied_on) + 3 * len(self._redacted) + 2 * len(self._revealed) + len(self.waiting)
+        others = len(self._relied_on) + 3 * len(self._redacted) + 2 * (len(self._revealed) + len(self.waiting))
         items = 1 + 3 * len(self._entries) + 2 * len(self._records) + len(self.rows) + others
         too_many = items + _MOST_ITEMS_OF_AN_EVENT > MAX_ITEMS
         return too_many or self._rows_lag or self._bytes > MAX_BYTES - MAX_EVENT_BYTES
@@ -148,6 +112,17 @@ class RoomChanges:
     def is_empty(self) -> bool:
         """Whether there is nothing to commit."""
         return not (self._entries or self._records)
+
+    @property
+    def has_policy(self) -> bool:
+        """Whether the room names a policy server."""
+        return LETTERS[POLICY] in self._authorising
+
+    @property
+    def changes_policy(self) -> bool:
+        """Whether what was added lets the room name another policy server, or none: then that must be committed."""
+        before = self.view.head.authorising if self.view else {}
+        return self._authorising.get(LETTERS[POLICY]) != before.get(LETTERS[POLICY])
 
     @property
     def _start(self) -> int:
@@ -171,7 +146,7 @@ class RoomChanges:
         )
         self.know(event, placement.cover)
         changes = state_tree.diff(self.nodes, self.root, placement.room_root)
-        self._enter(record, placement.room_root, changes, placement, origin="remote")
+        self._enter(record, placement.room_root, changes, placement, origin=placement.origin)
         self.extremities = list(placement.extremities)
         self._own_roots[event.event_id] = placement.after
 
@@ -186,18 +161,32 @@ class RoomChanges:
         self._records.append(record)
         self._bytes += len(encode_for_room(record.event.pdu, self.rules))
 
-    def redact(self, target: Event, position: int | None, because: Event, pruned: Event) -> None:
-        """Let the commit prune every copy of a committed event, its state row too if the state was loaded."""
+    def redact(self, target: Event, position: int | None, because: Event, pruned: Event, *, offset: int = 0) -> None:
+        """Let the commit prune every copy of a committed event, its state row too if the state was loaded.
+
+        `position` and `offset` are its place; None where it has none.
+        """
         entry = self.state.get(target.key) if target.is_state else None
         in_state = entry is not None and entry.event == target and self._has_row(target)
-        self._redacted.append(Redacted(pruned, position, because, in_state))
+        self._redacted.append(Redacted(pruned, position, because, in_state, offset))
         if in_state and entry is not None:
             # The row keeps its event, without what was redacted.
             self.state[target.key] = StateEntry(pruned, entry.position, entry.cover)
 
-    def reveal(self, redaction: Event, position: int) -> None:
+    @property
+    def changes_copies(self) -> bool:
+        """Whether something changes that readers may keep: copies of events, or what relates to them."""
+        is_revealed = any(not revealed.offset for revealed in self._revealed)
+        return bool(self._redacted) or is_revealed or self.changes_aggregates
+
+    def mark(self) -> None:
+        """Take a position without an event: where only copies of events change, what caches go by has to move too."""
+        self._position += 1
+        self._entries.append(NewEntry(self._position, self.root, origin="remote"))
+
+    def reveal(self, redaction: Event, position: int, offset: int = 0) -> None:
         """Let clients see a redaction that was hidden until what it redacts came."""
-        self._revealed.append(Revealed(redaction, position))
+        self._revealed.append(Revealed(redaction, position, offset))
 
     def entries(self, event_ids: Iterable[str]) -> dict[str, StateEntry]:
         """State events by ID, read as they are stored now where the draft does not have them: at most one round."""
@@ -289,6 +278,7 @@ class RoomChanges:
                 client_transaction=client_transaction,
                 redacted_because=placement.redacted_because,
                 is_hidden=placement.is_hidden,
+                gap=tuple(placement.gap),
             )
         )
         self.root = root
@@ -311,7 +301,9 @@ class RoomChanges:
         """Let the rows follow a change of the state, unless there are too many; `own`: the event says so itself.
 
         Where a local event merges forks (`acting`), only its own row: the functions of clients need no rights to more.
+        What local users did themselves they see at once, also where another server let them do it.
         """
+        acts = own is not None and own.state_key == own.sender and (acting or is_local(own.sender))
         for key, (_, new_id) in changes.items():
             if key in LETTERS:
                 self._authorising.pop(LETTERS[key], None)
@@ -324,8 +316,7 @@ class RoomChanges:
             self._rows_lag, in_step = True, False
             for key in changes:
                 self.state.pop(key, None)
-            # What local users did themselves they see at once.
-            changes = {own.key: changes[own.key]} if own is not None and acting else {}
+            changes = {own.key: changes[own.key]} if own is not None and (acting or acts) else {}
         shown_ids = {key: old for key, (old, _) in changes.items() if old is not None}
         if not in_step:
             shown_ids = state_tree.get_many(self.nodes, self._rows_root, changes)
@@ -346,7 +337,7 @@ class RoomChanges:
                 entries[shown_ids[key]].event if key in shown_ids else None,
                 entry,
                 position,
-                acting=acting and is_own and own is not None and own.sender == key[1],
+                acting=acts and is_own,
                 unannounced=not is_own,
             )
         if in_step:
@@ -380,14 +371,25 @@ class RoomChanges:
             bumped=self._bumped,
             local_members=self.rows.local_members,
             remote_servers=self.rows.remote_servers,
+            federated_since=self._federated_since(before),
+            rows_late_since=self._rows_late_since(before),
         )
+
+    def _rows_late_since(self, before: Head | None) -> int | None:
+        """With which commit the rows fell behind."""
+        in_step = before is None or before.rows_root == before.root
+        if self._rows_root != self.root and in_step:
+            return self._start + 1
+        return int(before.rows_late_since) if before is not None and before.rows_late_since is not None else None
+
+    def _federated_since(self, before: Head | None) -> int | None:
+        """From where on the room concerns other servers; rows that lag behind may be those of their users."""
+        if before is not None and before.federated_since is not None:
+            return int(before.federated_since)
+        lag = self._rows_root != self.root
+        of_others = any(key[0] == "m.room.member" and is_remote(key[1]) for key in self.rows.state)
+        return self._start + 1 if lag or of_others or self.rows.remote_servers else None
 
 
 def _at(record: NewRecord, position: int) -> NewRecord:
     return replace(record, position=position)
-
-
-def edges_of(head: Head) -> list[Edge]:
-    """The forward extremities of a room, the newest last."""
-    depth = int(head.depth)
-    return [Edge(e, depth) if isinstance(e, str) else Edge(e[0], depth, e[1]) for e in head.extremities]

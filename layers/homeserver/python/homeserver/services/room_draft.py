@@ -13,7 +13,8 @@ from homeserver.matrix.event import Event
 from homeserver.matrix.event_auth import AuthState, auth_event_keys, check_event_auth
 from homeserver.matrix.event_builder import Edge, EventDraft, build_event
 from homeserver.services.resolve_state import resolve_roots
-from homeserver.services.room_changes import LETTERS, Changes, Placement, Raced, RoomChanges
+from homeserver.services.room_changes import RoomChanges
+from homeserver.services.room_placement import LETTERS, Changes, Placement, Raced
 from homeserver.settings import settings
 from homeserver.storage.auth_events import cover_for
 from homeserver.storage.event_places import states_after
@@ -32,9 +33,12 @@ class RoomDraft(RoomChanges):
     the ones they replace.
     """
 
+    _is_trial = False
+
     def trial(self) -> "RoomDraft":
         """A copy that is never committed: further events can be authorised on it."""
         copy = RoomDraft(self.view, self.rules, room_id=self.room_id, counters=self._counters)
+        copy._is_trial = True
         copy.state, copy.locals, copy.rows = dict(self.state), dict(self.locals), self.rows.copy()
         copy.nodes.new = dict(self.nodes.new)
         copy.root, copy.extremities, copy.pending = self.root, list(self.extremities), dict(self.pending)
@@ -43,7 +47,10 @@ class RoomDraft(RoomChanges):
         return copy
 
     def add(self, draft: EventDraft, sender: str, *, client_transaction: str | None = None) -> Event:
-        """Build, sign and authorise one event. Raises AuthRuleViolation, BadJson or TooLarge."""
+        """Build, sign and authorise one event. Raises AuthRuleViolation, BadJson or TooLarge.
+
+        In a room with a policy server that is asked to sign the event too; raises as `signed_for_sending` does.
+        """
         keys = auth_event_keys(draft.type, sender, draft.state_key, draft.content, self.rules)
         prev_events, others = self.extremities[-MOST_PREV_EVENTS:], self.extremities[:-MOST_PREV_EVENTS]
         before = self._state_of(prev_events) if others else self.root
@@ -66,9 +73,19 @@ class RoomDraft(RoomChanges):
             check_event_auth(event, AuthState({key: entry.event for key, entry in state.items()}))
         if self.room_id is None:
             self.room_id = self.nodes.room_id = self.rows.room_id = event.room_id
+        event = self._with_policy_signature(event)
         self._rely_on(keys, event)
         self._append(event, auth, before, others, client_transaction)
         return event
+
+    def _with_policy_signature(self, event: Event) -> Event:
+        if self.view is None or self._is_trial or LETTERS["m.room.policy", ""] not in self._authorising:
+            return event
+        # Few rooms have one, and every function that sends would start later with what it takes to ask other servers.
+        from homeserver.services.policy_servers import policy_server, signed_for_sending  # noqa: PLC0415
+
+        server = policy_server(self.view.head, self._authorising)
+        return signed_for_sending(event, server) if server is not None else event
 
     def _state_of(self, extremities: Sequence[Edge]) -> bytes:
         """The state that some of the forward extremities resolve to."""

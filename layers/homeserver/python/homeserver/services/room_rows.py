@@ -109,12 +109,14 @@ class RoomRows:
         *,
         acting: bool = False,
         unannounced: bool = False,
+        late_since: int | None = None,
     ) -> None:
         """Let the row of a key show another entry of the state, or none, from a position on.
 
         shown: the event that the row shows now (of a key that this commit changed before: any). See LocalChange for
         `acting`. `unannounced`: no event of the commit says so, and the event that the state has now may be an old one;
-        a follower, which goes by the positions of events, could take an older change for the later one.
+        a follower, which goes by the positions of events, could take an older change for the later one. `late_since`:
+        the row has been late since this position, from which on the server of the user counts as being there, or gone.
         """
         earlier = self.state.get(key)
         if earlier is not None:
@@ -127,7 +129,8 @@ class RoomRows:
         if key[0] == _MEMBER and is_local(key[1]):
             self._change_local(key[1], event, position, acting=acting)
         elif key[0] == _MEMBER and is_remote(key[1]) and is_joined(shown) != is_joined(event):
-            self._change_server(domain_of(key[1]), 1 if is_joined(event) else -1, position)
+            since = position if late_since is None else late_since
+            self._change_server(domain_of(key[1]), 1 if is_joined(event) else -1, since)
 
     def _change_local(self, user_id: str, event: Event | None, position: int, *, acting: bool) -> None:
         known = self.locals.get(user_id) or self._known_locals.get(user_id)

@@ -16,19 +16,19 @@ from homeserver.services.event_view import show_state
 from homeserver.services.send_event import NOT_IN_ROOM
 from homeserver.services.visibility import Reader, reader_of, root_for
 from homeserver.storage.connection import connection
+from homeserver.storage.room_items import EventRecord
 from homeserver.storage.rooms import StateKey, current_state, fetch_state_events
-from homeserver.storage.state_cache import state_events
+from homeserver.storage.state_cache import read_whole, whole_state
 from homeserver.storage.state_nodes import StateNodes
 from homeserver.storage.sync_bases import base_request, parse_bases
-from homeserver.storage.timeline import read_entry
+from homeserver.storage.timeline import Entry, read_entries, read_entry
 
 
 def _state_of(reader: Reader, root: bytes | None) -> dict[StateKey, Event]:
     view = reader.view
     if root is None:
         return {key: entry.event for key, entry in current_state(view.head, view.rules).items()}
-    ids = state_tree.items(StateNodes(view.room_id), root)
-    return dict(zip(ids, state_events(view.head, view.rules, ids.values()), strict=True))
+    return whole_state(view.head, view.rules, root)
 
 
 def room_state(requester: Requester, room_id: str) -> list[dict[str, Any]]:
@@ -78,12 +78,44 @@ def members(
 def _root_at(token: RoomToken, reader: Reader) -> bytes:
     """The root of the state at a token. Raises Forbidden where the reader may not see what happened there."""
     position = min(last_before(token), reader.last_position)
+    room_id = reader.view.room_id
+    # A token with an offset may stand in history that was fetched later.
+    found = read_entries([(room_id, position), *([(room_id, token.live)] if token.offset else [])])
+    anchor = found.get((room_id, token.live)) if token.offset and token.live <= reader.last_position else None
+    if anchor is not None and anchor.has_history:
+        root = _root_in_history(token.offset, anchor, reader)
+        if root is not None:
+            return root
     if position == 0:
         return state_tree.EMPTY_ROOT
-    entry = read_entry(reader.view.room_id, position)
+    entry = found.get((room_id, position))
+    if entry is not None:
+        # What says whether the reader may see it is on the way to the whole state: a round a level for both.
+        nodes, head = StateNodes(reader.view.room_id), reader.view.head
+        seen = [] if reader.was_there(position) else [entry.own_root]
+        read_whole(nodes, bytes(head.root), entry.room_root, paths=seen, keys=reader.keys)
     if entry is None or not reader.visible([entry]):
         raise Forbidden("You may not see the room as it was then.")
     return entry.room_root
+
+
+def _root_in_history(offset: int, anchor: Entry, reader: Reader) -> bytes | None:
+    """The root of the state behind an offset before an anchor; None where it is that before the whole history.
+
+    Beyond what was fetched of it that is the state before the earliest event. Raises Forbidden.
+    """
+    room_id = reader.view.room_id
+    is_there = -offset <= anchor.backfilled
+    if not is_there and not anchor.gap:
+        return None
+    lowest = max(offset, -anchor.backfilled)
+    entry = read_entry(room_id, anchor.position, lowest) if lowest else anchor
+    if entry is None or entry.event_id is None or not reader.visible([entry]):
+        raise Forbidden("You may not see the room as it was then.")
+    if is_there:
+        return entry.room_root
+    record = EventRecord.fetch(entry.event_id)
+    return bytes(record.state_before) if record is not None and record.state_before is not None else None
 
 
 def last_before(token: RoomToken) -> int:

@@ -16,7 +16,6 @@ from homeserver.services.sync_state import Window
 from homeserver.services.visibility import Reader
 from homeserver.storage.room_counts import known_counts, read_counts, remember, store_counts
 from homeserver.storage.room_items import Head
-from homeserver.storage.rooms import fetch_state_events
 from homeserver.storage.state_cache import state_events
 from homeserver.storage.state_nodes import StateNodes
 from homeserver.storage.timeline import Entry
@@ -25,7 +24,8 @@ HEROES = 5
 STORED_FROM = 20  # local members or other servers, and changes since the last time, from which counts are stored
 _COUNTED_ANEW_FROM = 200  # changes beyond which reading all members is cheaper than reading what each was before
 _NAMES = {("m.room.name", ""): "name", ("m.room.canonical_alias", ""): "alias"}
-_MEMBERS = frozenset({"m.room.member"})
+_MEMBER = "m.room.member"
+_MEMBERS = frozenset({_MEMBER})
 _SUMMARISED = _MEMBERS | {"m.room.name", "m.room.canonical_alias", "m.room.redaction"}
 
 _CACHED_ROOMS = 5000
@@ -81,7 +81,7 @@ def _names_the_room(window: Window) -> bool:
 
 def _is_named(head: Head, rules: RoomVersionRules) -> bool:
     ids = state_tree.get_many(StateNodes(head.room), bytes(head.root), _NAMES)
-    return any(event.content.get(_NAMES[event.key]) for event in state_events(head, rules, ids.values()))
+    return any(event.content.get(_NAMES[event.key]) for event in state_events(head, rules, ids.items()))
 
 
 def counts_of(
@@ -113,12 +113,17 @@ def _advanced(known: RoomCounts, head: Head, rules: RoomVersionRules, at_hand: K
     if known.root == root:
         return known, 0
     differences = state_tree.diff(StateNodes(head.room), known.root, root)
-    changes = {key[1]: ids for key, ids in differences.items() if key[0] == "m.room.member"}
+    changes = {key[1]: ids for key, ids in differences.items() if key[0] == _MEMBER}
     if len(changes) > _COUNTED_ANEW_FROM:
         return None, 0
-    ids = [event_id for pair in changes.values() for event_id in pair if event_id is not None]
-    read = fetch_state_events(head.room, [i for i in ids if i not in at_hand], rules) if changes else {}
-    members = {**at_hand, **{i: _member(e.event.content, e.event.depth) for i, e in read.items()}}
+    unknown = [
+        ((_MEMBER, user_id), event_id)
+        for user_id, pair in changes.items()
+        for event_id in pair
+        if event_id is not None and event_id not in at_hand
+    ]
+    read = state_events(head, rules, unknown)
+    members = {**at_hand, **{e.event_id: _member(e.content, e.depth) for e in read}}
     counts = replace(known, root=root)
     for user_id, (old, new) in changes.items():
         before, _ = members[old] if old is not None else ("", 0)
@@ -130,12 +135,10 @@ def _advanced(known: RoomCounts, head: Head, rules: RoomVersionRules, at_hand: K
 def _counted(head: Head, rules: RoomVersionRules, at_hand: Known) -> RoomCounts:
     root = bytes(head.root)
     ids = {
-        key[1]: event_id
-        for key, event_id in state_tree.items(StateNodes(head.room), root).items()
-        if key[0] == "m.room.member"
+        key[1]: event_id for key, event_id in state_tree.items(StateNodes(head.room), root).items() if key[0] == _MEMBER
     }
     members = dict(at_hand)
-    missing = [event_id for event_id in ids.values() if event_id not in members]
+    missing = [((_MEMBER, user_id), event_id) for user_id, event_id in ids.items() if event_id not in members]
     members.update({e.event_id: _member(e.content, e.depth) for e in state_events(head, rules, missing)})
     return count_members(root, [(user_id, *members[event_id]) for user_id, event_id in ids.items()])
 

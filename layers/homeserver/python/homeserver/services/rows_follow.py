@@ -74,7 +74,8 @@ def _bring(nodes: StateNodes, head: Head, changes: Changes) -> Head | None:
     for key, (old, new) in changes.items():
         position = int(head.state_position if _is_of_local_member(key) else head.position)
         entry = StateEntry(entries[new].event, position, entries[new].cover) if new is not None else None
-        rows.change(key, entries[old].event if old is not None else None, entry, position)
+        late_since = int(head.rows_late_since) if head.rows_late_since is not None else None
+        rows.change(key, entries[old].event if old is not None else None, entry, position, late_since=late_since)
     update = state_tree.update(nodes, bytes(head.rows_root), {key: new for key, (_, new) in changes.items()})
     nodes.add(update.new_nodes)
     nodes.write()

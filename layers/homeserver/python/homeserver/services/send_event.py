@@ -23,6 +23,7 @@ from homeserver.matrix.identifiers import (
     is_user_id,
 )
 from homeserver.matrix.room_versions import V11
+from homeserver.matrix.timeline_place import place_number
 from homeserver.services import rate_limits, relationships
 from homeserver.services.access_tokens import Requester
 from homeserver.services.attempts import attempts
@@ -47,13 +48,13 @@ def check_room_id(room_id: str) -> None:
 
 
 def check_can_invite(user_id: str) -> None:
-    """Raises InvalidParam for no user ID, and Forbidden for a user whom this server cannot reach.
+    """Raises InvalidParam for no user ID, and Forbidden for a user of another server where this one talks to none.
 
     A local user need not exist (yet): as elsewhere in Matrix the invitation waits for whoever registers the name.
     """
     if not is_user_id(user_id):
         raise InvalidParam("user_id is not a Matrix user ID.")
-    if domain_of(user_id) != settings().server_name:
+    if domain_of(user_id) != settings().server_name and not settings().federation:
         raise Forbidden("This server cannot invite users of other servers.")
 
 
@@ -270,8 +271,9 @@ def redact(
         check_redaction(redaction, target.event, room.auth_state())
         if not target.is_redacted:
             room.extras += prunings_elsewhere(room, view, target)
-            relationships.unrelate(room, target.event, target.position)
-            room.redact(target.event, target.position, redaction, pruned_event(target.event, redaction))
+            relationships.unrelate(room, target.event, place_number(target.position, target.offset))
+            pruned = pruned_event(target.event, redaction)
+            room.redact(target.event, target.position, redaction, pruned, offset=target.offset)
         room.client_transaction = transaction.record(redaction.event_id)
         try:
             room.commit()

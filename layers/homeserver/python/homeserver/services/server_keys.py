@@ -222,6 +222,17 @@ def own_answer() -> dict[str, Any]:
     return published_keys(name, keys.current, keys.old, now_ms=now_ms())
 
 
+def seed_answer() -> dict[str, Any]:
+    """The key in use as the draft of 2014 published it, signed; without the certificate, which is not this server's.
+
+    To look at: no server of today asks for it. Raises MatrixError (503) before the server was set up.
+    """
+    published = own_answer()
+    keys = {key_id: key["key"] for key_id, key in published["verify_keys"].items()}
+    name = published["server_name"]
+    return sign_json({"server_name": name, "verify_keys": keys}, name, signing_key())
+
+
 @dataclass(frozen=True, slots=True)
 class KeyQuery:
     """What somebody wants to know of a server: these keys (none named: all it has), valid until this time at least."""

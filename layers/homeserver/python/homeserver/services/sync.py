@@ -31,9 +31,11 @@ from homeserver.services.sync_delivered import (
 )
 from homeserver.services.sync_news import (
     News,
+    Streams,
     account_data_by_room,
     data_of_room,
     read_news,
+    reads_of_streams,
     room_answers,
     tell_ephemeral,
 )
@@ -43,7 +45,7 @@ from homeserver.storage.connection import connection, in_parallel
 from homeserver.storage.inbox import read_inbox
 from homeserver.storage.inbox_shards import Inbox
 from homeserver.storage.invites import Invite
-from homeserver.storage.large_rooms import look_at_heads
+from homeserver.storage.large_rooms import look_at_heads, marked_slots
 from homeserver.storage.room_items import LocalMember
 from homeserver.storage.server import identity
 from homeserver.storage.user_data import AccountData
@@ -83,16 +85,25 @@ class SyncResult:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """Where a user's inbox is, what the client was told of it, and through which filter it looks."""
+    """Where a user's inbox is, what the client was told of it, and through which filter it looks.
+
+    `streams` is what there is to tell outside of rooms, where it was asked for.
+    """
 
     inbox: Inbox
     told: Delivered
     wanted: Filter
     epoch: int
+    streams: Streams | None = None
 
 
-def read_standing(requester: Requester, since: str | None, filter_text: str | None) -> Standing:
-    """The inbox and what a token says was told of it: one round. Raises InvalidParam for what cannot be used."""
+def read_standing(
+    requester: Requester, since: str | None, filter_text: str | None, *, with_streams: bool = False
+) -> Standing:
+    """The inbox and what a token says was told of it. Raises InvalidParam for what cannot be used.
+
+    One round; one more for the heads of large rooms and, `with_streams`, for what there is outside of rooms.
+    """
     user_id = requester.user_id
     token = decode_token(requester, since)
     inbox, wanted, epoch, bases, _ = in_parallel(
@@ -103,19 +114,33 @@ def read_standing(requester: Requester, since: str | None, filter_text: str | No
         partial(slots.read_ahead, user_id),
     )
     told = delivered_before(token, bases, epoch)
-    look_at_heads(connection().dispatch, user_id, inbox, consistent=True, ephemeral=True)
+    reads = reads_of_streams(user_id, inbox, told, initial=since is None or told.again) if with_streams else ()
+    _, *streams = in_parallel(partial(_look_at_large_rooms, user_id, inbox), *reads)
     check_reached(user_id, told, inbox)
-    return Standing(inbox, told, wanted, epoch)
+    return Standing(inbox, told, wanted, epoch, Streams(*streams) if with_streams else None)
+
+
+def _look_at_large_rooms(user_id: str, inbox: Inbox) -> None:
+    rooms = slots.rooms_of_slots(user_id, marked_slots(inbox))  # mostly known by now
+    look_at_heads(connection().dispatch, user_id, inbox, consistent=True, ephemeral=True, rooms=rooms)
 
 
 def sync(question: SyncQuestion) -> SyncResult:
     """Answer one sync at once. Raises InvalidParam for a token or filter that cannot be used."""
     started = time.monotonic()
     requester = question.requester
-    standing = read_standing(requester, question.since, question.filter_text)
+    standing = read_standing(requester, question.since, question.filter_text, with_streams=True)
     told, wanted = standing.told, standing.wanted
     initial = question.since is None or told.again
-    news = read_news(requester.user_id, standing.inbox, told, wanted, initial=initial, full_state=question.full_state)
+    news = read_news(
+        requester.user_id,
+        standing.inbox,
+        told,
+        wanted,
+        initial=initial,
+        full_state=question.full_state,
+        streams=standing.streams,
+    )
     rooms: dict[str, dict[str, Any]] = {"join": {}, "invite": {}, "leave": {}, "knock": {}}
     size = 0
     by_room = account_data_by_room(news.account_data)

@@ -5,7 +5,7 @@ Numbers that were read are told, never those that are announced: an item may be 
 Source: client-server API v1.19, "Syncing", "Ignoring Users"; `docs/architecture.md`.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -20,8 +20,9 @@ from homeserver.storage import invites, room_counts, slots, state_nodes, timelin
 from homeserver.storage.connection import Key, batch_get, in_parallel
 from homeserver.storage.inbox_shards import Inbox
 from homeserver.storage.invites import Invite
-from homeserver.storage.room_items import HEAD, Head, LocalMember
+from homeserver.storage.room_items import BUCKET_POSITIONS, HEAD, Head, LocalMember
 from homeserver.storage.rooms import RoomView
+from homeserver.storage.timeline import Entry
 from homeserver.storage.timeline_cache import Ahead
 from homeserver.storage.user_data import AccountData
 
@@ -48,28 +49,63 @@ class News:
     ignored: frozenset[str] = frozenset()
 
 
-def read_news(user_id: str, inbox: Inbox, told: Delivered, wanted: Filter, *, initial: bool, full_state: bool) -> News:
+@dataclass(frozen=True, slots=True)
+class Streams:
+    """What the numbers of the account-wide streams announce: changes of account data, and invitations (all of them).
+
+    None: they announce nothing.
+    """
+
+    changes: Sequence[AccountData] | None = None
+    invites: Sequence[Invite] | None = None
+
+
+Reads = tuple[Callable[[], Sequence[AccountData] | None], Callable[[], Sequence[Invite] | None]]
+
+
+def reads_of_streams(user_id: str, inbox: Inbox, told: Delivered, *, initial: bool) -> Reads:
+    """The reads, to be made at the same time, that make `Streams`. `initial`: the client asks for everything."""
+    changed = initial or _is_announced(inbox, told, "account_data")
+    invited = initial or _is_announced(inbox, told, "invites")
+    return (
+        partial(user_data.changes_since, user_id, told.streams.get("account_data", 0)) if changed else _nothing,
+        partial(invites.invites_of, user_id) if invited else _nothing,
+    )
+
+
+def _nothing() -> None:
+    return None
+
+
+def read_news(
+    user_id: str,
+    inbox: Inbox,
+    told: Delivered,
+    wanted: Filter,
+    *,
+    initial: bool,
+    full_state: bool,
+    streams: Streams | None = None,
+) -> News:
     """Everything that the inbox is ahead in; `told` takes up what counts as told already.
 
     `initial`: the client asks for everything. With `full_state` rooms that did not move are among the tasks too.
+    `streams` of this inbox, where they were read before.
     """
+    if streams is None:
+        streams = Streams(*in_parallel(*reads_of_streams(user_id, inbox, told, initial=initial)))
     moved = {
         slot
         for slot, state in inbox.slots.items()
         if state.position and (full_state or state.position > told.positions.get(slot, 0))
     }
     noisy = _noisy_slots(inbox, told, wanted, moved)
-    changed = initial or _is_announced(inbox, told, "account_data")
-    invited = initial or _is_announced(inbox, told, "invites")
-    rooms, changes, known_invites = in_parallel(
-        partial(slots.rooms_of_slots, user_id, moved | noisy),
-        partial(user_data.changes_since, user_id, told.streams.get("account_data", 0)) if changed else list,
-        partial(invites.invites_of, user_id) if invited else list,
-    )
-    news = News(account_data=_within_limits(changes, told, wanted))
+    rooms = slots.rooms_of_slots(user_id, moved | noisy)
+    known_invites = streams.invites or ()
+    news = News(account_data=_within_limits(streams.changes or (), told, wanted))
     if any(change.room_id is None and change.type == IGNORED_USER_LIST for change in news.account_data):
         # Invitations of those who are not ignored any more are told now.
-        known_invites = known_invites if invited else invites.invites_of(user_id)
+        known_invites = invites.invites_of(user_id) if streams.invites is None else known_invites
         news.invites = [invite for invite in known_invites if wanted.room.includes_room(invite.room_id)]
     else:
         news.invites = _new_invites(known_invites, told, wanted)
@@ -162,24 +198,34 @@ def _read_rooms(user_id: str, news: News, inbox: Inbox, told: Delivered, wanted:
     }
     typing = {room_id: told.typing[slot] for room_id, slot in news.slots.items() if slot in told.typing}
     first = news.tasks[:_ROOMS_AT_ONCE]
-    timelines = [
-        partial(timeline_cache.read_ahead, task.room_id, *first_window(task, wanted.room.timeline)) for task in first
-    ]
-    found, news.ephemeral, news.ignored, *read = in_parallel(
+    # A partition of the timeline a call.
+    parts = [(task, part) for task in first for part in _by_bucket(*first_window(task, wanted.room.timeline))]
+    timelines = [partial(timeline_cache.read_ahead, task.room_id, *part) for task, part in parts]
+    news.ignored, found, news.ephemeral, *read = in_parallel(
+        # Who has no account data ignores nobody. It is first, as what reads the ephemeral events asks for it too.
+        partial(ignored_by, user_id, number=number) if number else frozenset,
         partial(_heads_and_rows, user_id, news.tasks, others),
         partial(read_ephemeral, user_id, noisy, typing_until=typing, account_data_number=number) if noisy else dict,
-        # Who has no account data ignores nobody.
-        partial(ignored_by, user_id, number=number) if number else frozenset,
         *timelines,
     )
     news.views, news.rows = found
-    news.ahead = {task.room_id: ahead for task, ahead in zip(first, read, strict=True)}
+    entries: dict[str, dict[int, Entry]] = {task.room_id: {} for task in first}
+    for (task, _), ahead in zip(parts, read, strict=True):
+        entries[task.room_id].update(ahead.entries)
+    news.ahead = {task.room_id: Ahead(task.target, entries[task.room_id]) for task in first}
     # A slot beyond where its user left: they may have come back, in a commit of which the row was not visible yet.
     doubtful = [task for task in news.tasks if _left_before(news.rows.get(task.room_id), task.target)]
     if doubtful:
         views, rows = _heads_and_rows(user_id, doubtful, ())
         news.views |= views
         news.rows |= rows
+
+
+def _by_bucket(low: int, high: int) -> list[tuple[int, int]]:
+    """A range of positions, cut where the partitions of a timeline end."""
+    low = max(low, 1)
+    starts = range(low - (low - 1) % BUCKET_POSITIONS, high + 1, BUCKET_POSITIONS)
+    return [(max(low, start), min(high, start + BUCKET_POSITIONS - 1)) for start in starts]
 
 
 def _left_before(row: LocalMember | None, position: int) -> bool:

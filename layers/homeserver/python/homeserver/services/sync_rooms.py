@@ -13,6 +13,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Any
 
+from homeserver.matrix import state_tree
 from homeserver.matrix.event import Event
 from homeserver.matrix.filters import Filter, RoomEventFilter
 from homeserver.matrix.sync_token import RoomToken
@@ -22,7 +23,7 @@ from homeserver.services.lazy_members import remember_told, told_before
 from homeserver.services.related_filter import related_to
 from homeserver.services.room_summary import room_summary
 from homeserver.services.sync_format import state_event, timeline_event
-from homeserver.services.sync_state import Members, Window, read_paths, room_state_update, without_overruled
+from homeserver.services.sync_state import Members, Window, read_ahead, room_state_update, without_overruled
 from homeserver.services.visibility import Reader
 from homeserver.storage.room_items import LocalMember
 from homeserver.storage.rooms import RoomView
@@ -154,7 +155,7 @@ def _timeline(reader: Reader, entries: Sequence[Entry], question: Question, *, l
             requester,
             question.wanted,
             membership=reader.membership_at(entry),
-            relations=bundled.get(entry.position),
+            relations=bundled.get(entry.number),
         )
         for entry in entries
     ]
@@ -200,14 +201,17 @@ def _read_window(
     if last > since and not entries:
         return None
     last = entries[-1].position if entries else last
+    settings = None
     if whole:
-        read_paths(reader, entries)
+        begins = _wants_any(reader, timeline_filter) and not question.state_after
+        start = max(low - 1, since) if begins else last
+        settings = read_ahead(reader, entries, roots.get(start, state_tree.EMPTY_ROOT), question.wanted.room.state)
     visible = reader.visible(entries)
     shown = _passing(reader, visible, question)
     wants = limit if _wants_any(reader, timeline_filter) else 0
     for _ in range(_MORE_PAGES):
         # Where nothing of a page could be seen, nothing before it can be either, as a rule.
-        if len(shown) >= wants or low <= since + 1 or not visible:
+        if len(shown) >= wants or low <= since + 1 or not visible or any(entry.has_history for entry in entries):
             break
         lower = max(since + 1, low - max(limit, _SMALLEST_PAGE))
         earlier = read_timeline(head, max(lower - 1, 1), low - 1)
@@ -219,8 +223,11 @@ def _read_window(
         visible = reader.visible(earlier)
         shown = [*_passing(reader, visible, question), *shown]
         entries, low = [*earlier, *entries], lower
-    limited = bool(wants) and (low > since + 1 or len(shown) > limit)
-    return Window(entries, shown[-limit:], roots, since, last, limited)
+    # What was, or is to be, fetched later lies before an anchor: a client finds it when it pages back.
+    anchor = max((entry.position for entry in entries if entry.has_history), default=0)
+    shown = [entry for entry in shown if entry.position >= anchor]
+    limited = bool(wants) and (low > since + 1 or len(shown) > limit or anchor > 0)
+    return Window(entries, shown[-limit:], roots, since, last, limited, settings)
 
 
 def _wants_any(reader: Reader, timeline_filter: RoomEventFilter) -> bool:

@@ -3,24 +3,33 @@
 Source: client-server API v1.19, "Syncing", `state` and `state_after`; "Lazy-loading room members".
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from homeserver.matrix import state_tree
 from homeserver.matrix.event import Event
 from homeserver.matrix.filters import RoomEventFilter
 from homeserver.services.visibility import Reader
+from homeserver.storage.connection import in_parallel
 from homeserver.storage.room_counts import known_counts
 from homeserver.storage.rooms import StateKey
-from homeserver.storage.state_cache import keep_state_events, state_events, state_without_members
-from homeserver.storage.state_nodes import StateNodes
+from homeserver.storage.state_cache import (
+    is_crowd,
+    memberships_in_force,
+    settings_of,
+    settings_pages,
+    state_events,
+    state_of_few,
+)
+from homeserver.storage.state_nodes import StateNodes, known_entries, read_trees
 from homeserver.storage.timeline import Entry
-from homeserver.storage.timeline_cache import read_timeline
+from homeserver.storage.timeline_cache import is_settled, read_timeline
 
 _MEMBER = "m.room.member"
-_ASKED_OF_ALL = (("m.room.history_visibility", ""), ("m.room.name", ""), ("m.room.canonical_alias", ""))
-_CROWD = 100  # members beyond which a state that is to be told without them is read without them
+_NAMES = (("m.room.name", ""), ("m.room.canonical_alias", ""))
+_HEROES = 6  # of the first members one may be the reader
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +37,7 @@ class Window:
     """The part of a timeline that was read: positions above `since` up to `last`, without a gap at its end.
 
     `entries` ascending, and those of them that are `shown`; `roots` of the room's state after the positions read.
+    `settings`: the state without members at the head, where it was read ahead.
     """
 
     entries: Sequence[Entry]
@@ -36,11 +46,12 @@ class Window:
     since: int
     last: int
     limited: bool
+    settings: Mapping[StateKey, Event] | None = None
 
     def last_only(self) -> "Window":
         """All that is left of a room that was forgotten: the event that ended the user's stay."""
         limited = self.last > self.since + 1
-        return Window(self.entries[-1:], self.shown[-1:], self.roots, self.since, self.last, limited)
+        return replace(self, entries=self.entries[-1:], shown=self.shown[-1:], limited=limited)
 
     @property
     def hides(self) -> bool:
@@ -84,22 +95,62 @@ def root_at(reader: Reader, position: int, window: Window) -> bytes:
     return found[0].room_root
 
 
-def read_paths(reader: Reader, entries: Iterable[Entry]) -> None:
-    """Bring into memory what a whole answer asks of the state's trees: a round a level, instead of one a question.
+def read_ahead(
+    reader: Reader, entries: Sequence[Entry], start: bytes, state_filter: RoomEventFilter
+) -> Mapping[StateKey, Event] | None:
+    """Bring into memory what telling a room whole asks for: a round a level of the state's trees, one for the events.
 
-    That is the visibility at the entries, the room's name, the members that a lazy client needs, and what changed in
-    the counts that are stored.
+    That is the visibility at the entries, the room's name, what changed in the counts that are stored, and the state at
+    `start`, the root before the entries; for a lazy client with the members that it needs. It is a guess: whatever else
+    is needed is read then. Returns the state without members, where the room is so large that it was read.
     """
-    head, counts = reader.view.head, known_counts(reader.view.room_id)
-    read = list(entries)
-    # What the reader was there for is visible without a look at the state; at the create event there is nothing to see.
-    unsure = (entry for entry in read if entry.position > 1 and not reader.was_there(entry.position))
-    roots = {bytes(head.root), *(entry.own_root for entry in unsure)}
-    if counts is not None:
-        roots.add(counts.root)
-    users = {reader.user_id, *(entry.pdu["sender"] for entry in read if entry.pdu is not None)}
-    keys = [*_ASKED_OF_ALL, *((_MEMBER, user) for user in sorted(users))]
-    state_tree.get_many_of(StateNodes(head.room), roots, keys)
+    head, rules = reader.view.head, reader.view.rules
+    nodes, now = StateNodes(head.room), bytes(head.root)
+    told = not state_filter.excludes_everything and state_filter.includes_room(head.room)
+    lazy, counts = state_filter.lazy_load_members, known_counts(head.room)
+    start = start if told else state_tree.EMPTY_ROOT
+    # At the create event there is nothing to see.
+    roots = {entry.own_root for entry in reader.unsure(entries) if entry.position > 1}
+    users = {reader.user_id, *(entry.pdu["sender"] for entry in entries if entry.pdu is not None)}
+    # Whom the room is named after, if it has no name.
+    heroes = {user_id for _, user_id in counts.present.first[:_HEROES]} if counts is not None else set()
+    read_trees(
+        nodes,
+        wholes=[*([now] if counts is None else []), *([] if lazy else [start])],
+        paths=[*roots, now, start],
+        keys=[*reader.keys, *_NAMES, *((_MEMBER, user_id) for user_id in sorted(users | heroes))],
+        pairs=[(now, start), *([] if counts is None else [(counts.root, now)])],
+    )
+    if not is_settled(head, int(head.position)):
+        return None  # what is read is not kept
+    at_hand = {entry.event_id for entry in entries}
+    crowd = lazy and is_crowd(nodes, start)
+    wanted = {pair for found in state_tree.get_many_of(nodes, roots, reader.keys).values() for pair in found.items()}
+    names = state_tree.get_many(nodes, now, _NAMES)
+    wanted |= names.items()
+    needed = {(_MEMBER, user_id) for user_id in (users if names else users | heroes)} if lazy else None
+    later = state_tree.diff(nodes, start, now) if start != state_tree.EMPTY_ROOT else {}
+    replaced = [(key, pair[0]) for key, pair in later.items() if pair[0] is not None]
+    past = {event_id for _, event_id in replaced}
+    if counts is None:
+        ids = [pair for pair in state_tree.items(nodes, now).items() if pair[0][0] == _MEMBER]
+    else:
+        changes = state_tree.diff(nodes, counts.root, now)
+        ids = [(key, i) for key, pair in changes.items() if key[0] == _MEMBER for i in pair if i is not None]
+        past |= {pair[0] for pair in changes.values() if pair[0] is not None}
+    if crowd:
+        ids += [pair for pair in replaced if pair[0][0] != _MEMBER]
+        ids += state_tree.get_many(nodes, start, needed or ()).items()
+    else:
+        ids += [p for p in state_tree.items(nodes, start).items() if _is_told(p[0], needed)]
+    wanted |= {pair for pair in ids if pair[1] not in at_hand}
+    read_events = partial(state_events, head, rules, wanted, past=past)
+    _, *pages = in_parallel(read_events, *(settings_pages(head) if crowd else ()))
+    return settings_of(head, rules, pages) if crowd else None
+
+
+def _is_told(key: StateKey, members: AbstractSet[StateKey] | None) -> bool:
+    return members is None or key[0] != _MEMBER or key in members
 
 
 def without_overruled(reader: Reader, window: Window) -> Window:
@@ -150,7 +201,7 @@ def room_state_update(
     until = window.last if at_end else window.start
     needed = _needed(reader, window, members, whole=since == 0) if state_filter.lazy_load_members else None
     if since == 0:
-        ids = _whole(reader, nodes, root_at(reader, until, window), needed)
+        ids = _whole(reader, root_at(reader, until, window), needed, window)
     else:
         ids = _changed(reader, nodes, since, until, window) if until > since else {}
     shown_ids = set() if at_end else {entry.event_id for entry in window.shown}
@@ -165,11 +216,10 @@ def room_state_update(
         )
     if needed:
         missing = [user for user in sorted(needed) if (_MEMBER, user) not in ids]
-        ends = dict.fromkeys((until, window.last)) if missing else ()
-        unchanged = _memberships(nodes, [root_at(reader, position, window) for position in ends], missing)
+        found = _memberships(reader, window, until, missing, unchanged=since > 0) if missing else {}
         # What the client has already is redundant.
-        ids |= {key: event_id for key, event_id in unchanged.items() if members.known.get(key[1]) != event_id}
-    wanted = [event_id for event_id in ids.values() if event_id not in shown_ids]
+        ids |= {key: event_id for key, event_id in found.items() if members.known.get(key[1]) != event_id}
+    wanted = [(key, event_id) for key, event_id in ids.items() if event_id not in shown_ids]
     return state_events(reader.view.head, reader.view.rules, wanted) if wanted else []
 
 
@@ -179,17 +229,38 @@ def _needed(reader: Reader, window: Window, members: Members, *, whole: bool) ->
     return senders | set(members.heroes) | ({reader.user_id} if whole else set())
 
 
-def _memberships(nodes: StateNodes, roots: Iterable[bytes], users: Sequence[str]) -> dict[StateKey, str]:
-    """The memberships of users in the first of the states that has them.
+def _memberships(
+    reader: Reader, window: Window, until: int, users: Sequence[str], *, unchanged: bool
+) -> dict[StateKey, str]:
+    """The memberships of users at a position or, of those who had none there, at the end of the window.
 
-    Who came after the start of the timeline has none there: then it is the one at its end.
+    Who came after the start of the timeline has none there: then it is the one at its end. `unchanged`: these are users
+    whose memberships did not change after what the client was told before, up to the position.
     """
+    room_id = reader.view.room_id
+    roots = dict.fromkeys(root_at(reader, position, window) for position in (until, window.last))
+    keys = [(_MEMBER, user) for user in users]
     found: dict[StateKey, str] = {}
+    if unchanged and any(known_entries(room_id, root, keys) is None for root in roots):
+        found = _in_force(reader, until, users)
     for root in roots:
-        missing = [(_MEMBER, user) for user in users if (_MEMBER, user) not in found]
+        missing = [key for key in keys if key not in found]
         if missing:
-            found |= state_tree.get_many(nodes, root, missing)
+            found |= state_tree.get_many(StateNodes(room_id), root, missing)
     return found
+
+
+def _in_force(reader: Reader, until: int, users: Sequence[str]) -> dict[StateKey, str]:
+    """Unchanged memberships as the rows of the current state show them: one round, however deep the tree is.
+
+    A row says since which position its event has been in force. What a commit has just changed may not be seen yet; but
+    of these users that is either behind the position, or was told before, and has been followed by another commit.
+    """
+    head = reader.view.head
+    if head.rows_root != head.root:
+        return {}  # they lag
+    rows = memberships_in_force(head, reader.view.rules, users)
+    return {(_MEMBER, user): row.event.event_id for user, row in rows.items() if row.position <= until}
 
 
 def _changed(reader: Reader, nodes: StateNodes, since: int, until: int, window: Window) -> dict[StateKey, str]:
@@ -204,23 +275,11 @@ def _changed(reader: Reader, nodes: StateNodes, since: int, until: int, window: 
     return {key: new for key, (_, new) in changes.items() if new is not None}
 
 
-def _whole(reader: Reader, nodes: StateNodes, root: bytes, needed: AbstractSet[str] | None) -> dict[StateKey, str]:
+def _whole(reader: Reader, root: bytes, needed: AbstractSet[str] | None, window: Window) -> dict[StateKey, str]:
     """The whole state at a root; of the members only those needed, unless that is None."""
-    head, rules = reader.view.head, reader.view.rules
     if needed is None:
+        nodes = StateNodes(reader.view.room_id)
+        read_trees(nodes, wholes=[root], tops=[bytes(reader.view.head.root)])
         return dict(state_tree.items(nodes, root))
-    counts = known_counts(head.room)
-    if counts is None or counts.present.count + counts.gone.count <= _CROWD:
-        whole = state_tree.items(nodes, root)
-        return {key: event_id for key, event_id in whole.items() if key[0] != _MEMBER or key[1] in needed}
-    rows = state_without_members(head, rules)
-    keep_state_events(head, rows.values())
-    ids = {key: event.event_id for key, event in rows.items()}
-    for key, (_, event_id) in state_tree.diff(nodes, bytes(head.root), root).items():
-        if key[0] == _MEMBER:
-            continue
-        if event_id is None:
-            ids.pop(key, None)
-        else:
-            ids[key] = event_id
-    return ids | state_tree.get_many(nodes, root, [(_MEMBER, user) for user in sorted(needed)])
+    state = state_of_few(reader.view.head, reader.view.rules, root, needed, window.settings)
+    return {key: event.event_id for key, event in state.items()}

@@ -181,7 +181,7 @@ def redemption_of(requester: Requester, room_id: str, signed: Mapping[str, Any])
         raise Forbidden("The room has no such invitation.")
     if domain_of(sender) != settings().server_name:
         raise Forbidden("Only the server of who invited you can let you in.")
-    _check_signed(pending, signed)
+    check_signed(pending, signed)
     shown = pending.content.get("display_name")
     invitation = {"display_name": shown if isinstance(shown, str) else "", "signed": dict(signed)}
     content = {"membership": "invite", "third_party_invite": invitation}
@@ -195,8 +195,11 @@ def _text(signed: Mapping[str, Any], name: str) -> str:
     return value
 
 
-def _check_signed(pending: Event, signed: Mapping[str, Any]) -> None:
-    """Whether a key of the invitation signed, and is still valid. Raises Forbidden, 502 if nobody can say."""
+def check_signed(pending: Event, signed: Mapping[str, Any]) -> None:
+    """Whether a key of the `m.room.third_party_invite` signed, and is still valid.
+
+    Raises Forbidden, MatrixError (502) if nobody can say.
+    """
     unknown: RequestFailed | None = None
     for public_key, url in _keys(pending.content):
         try:

@@ -7,9 +7,9 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from homeserver.matrix.errors import InvalidParam
 from homeserver.matrix.redaction import redact
 from homeserver.matrix.sync_token import RoomToken
+from homeserver.matrix.timeline_place import before, place_number, place_of
 from homeserver.services.access_tokens import Requester
 from homeserver.services.aggregations import show_events
 from homeserver.services.ignored_users import ignored_by
@@ -35,14 +35,12 @@ def threads(requester: Requester, room_id: str, *, participated: bool, start: st
     reader, ignored = in_parallel(
         partial(reader_of, requester.user_id, room_id), partial(ignored_by, requester.user_id)
     )
-    if begin is not None and begin.offset:
-        raise InvalidParam("This is no token of a room's threads.")
     # The newest of all, whoever may see its latest reply: the roots are what has to be seen.
-    high = int(reader.view.head.position)
-    high = high if begin is None else min(begin.live, high)
+    last = int(reader.view.head.position)
+    high = last if begin is None else min(place_number(begin.live, begin.offset), last)
     chunk: list[Entry] = []
     size = max(limit + 1, _SMALLEST_PAGE)
-    rest: int | None = None
+    rest: float | None = None
     for _ in range(_MOST_PAGES):
         page = relations.read_threads(room_id, high, size)
         roots = _visible_roots(reader, page, participated=participated)
@@ -56,13 +54,13 @@ def threads(requester: Requester, room_id: str, *, participated: bool, start: st
                 chunk.append(root)
         if rest is not None or len(page) < size:
             break
-        rest = high = page[-1].latest - 1
+        rest = high = before(page[-1].latest)
     hidden = [_without_content(reader, root) if (root.pdu or {})["sender"] in ignored else root for root in chunk]
     shown = show_events(reader, hidden, requester, room_id, ignored=ignored)
     # A thread in which the reader sees no reply is none to them.
     answer: dict[str, Any] = {"chunk": [r for r in shown if "m.thread" in r["unsigned"].get("m.relations", {})]}
     if rest:
-        answer["next_batch"] = RoomToken(rest).encode()
+        answer["next_batch"] = RoomToken(*place_of(rest)).encode()
     return answer
 
 

@@ -47,7 +47,7 @@ def set_typing(requester: Requester, room_id: str, user_id: str, *, typing: bool
         cursor = extras.get(keys[1])
         before = parse(room_id, extras.get(keys[0])).of_size(large=bool(cursor is not None and cursor.large))
         now = now_ms()
-        after = _typed(before, user_id, now, now + span) if typing else _stopped(before, user_id, now)
+        after = started(before, user_id, now, now + span) if typing else stopped(before, user_id, now)
         if after is None:
             _announce_again(before, row, user_id)
             return
@@ -60,7 +60,7 @@ def set_typing(requester: Requester, room_id: str, user_id: str, *, typing: bool
             return
 
 
-def _typed(state: RoomEphemeral, user_id: str, now: int, until: int) -> RoomEphemeral | None:
+def started(state: RoomEphemeral, user_id: str, now: int, until: int) -> RoomEphemeral | None:
     """The room with the user typing until a time; None if nothing need be written."""
     typer = next((typer for typer in state.typing if typer.user_id == user_id and typer.until > now), None)
     if typer is None or until < typer.until - _SMALL_STEP_MS:
@@ -73,7 +73,8 @@ def _typed(state: RoomEphemeral, user_id: str, now: int, until: int) -> RoomEphe
     return state.with_typing([*others, replace(typer, until=until)], announced=False)
 
 
-def _stopped(state: RoomEphemeral, user_id: str, now: int) -> RoomEphemeral | None:
+def stopped(state: RoomEphemeral, user_id: str, now: int) -> RoomEphemeral | None:
+    """The room with the user not typing; None if they did not."""
     live = [typer for typer in state.typing if typer.until > now]
     if all(typer.user_id != user_id for typer in live):
         return None

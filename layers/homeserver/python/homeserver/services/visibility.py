@@ -5,18 +5,21 @@ Source: client-server API v1.19, "Room History Visibility".
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from homeserver.matrix import state_tree
 from homeserver.matrix.errors import Forbidden
 from homeserver.matrix.history_visibility import WORLD_READABLE, ReaderState, can_see_event, visibility_of
 from homeserver.services.send_event import NOT_IN_ROOM, check_room_id
-from homeserver.storage.connection import batch_get
+from homeserver.storage.connection import Key, batch_get, in_parallel
 from homeserver.storage.room_items import EventRecord, LocalMember
-from homeserver.storage.rooms import RoomView, StateKey, fetch_state_events, load_room
-from homeserver.storage.state_nodes import StateNodes
+from homeserver.storage.rooms import RoomView, StateKey, load_room
+from homeserver.storage.state_cache import state_events
+from homeserver.storage.state_nodes import StateNodes, read_trees
 from homeserver.storage.timeline import Entry, read_entry
 
 _VISIBILITY = ("m.room.history_visibility", "")
+_MEMBER = "m.room.member"
 
 
 @dataclass(slots=True)
@@ -45,11 +48,21 @@ class Reader:
             return int(self.row.left_at)
         return int(self.view.head.position)
 
+    @property
+    def keys(self) -> list[StateKey]:
+        """What of a state decides what the user may see of it: its history visibility, and the user's membership."""
+        # Who has no row was never a member, or has forgotten the room and reads it as a stranger.
+        return [_VISIBILITY, (_MEMBER, self.user_id)] if self.row is not None else [_VISIBILITY]
+
     def was_there(self, position: int) -> bool:
         """Whether the position lies in the user's last stay in the room."""
         if self.row is None or self.row.joined_since is None or position < self.row.joined_since:
             return False
         return self.row.left_at is None or position <= self.row.left_at
+
+    def was_at(self, entry: Entry) -> bool:
+        """Whether the entry lies in the user's last stay. Of what was backfilled only its own state says so."""
+        return not entry.offset and self.was_there(entry.position)
 
     def membership_at(self, entry: Entry) -> str | None:
         """The user's membership at an entry that `visible` let pass, after the event; None where it is not known.
@@ -57,9 +70,9 @@ class Reader:
         No read: it is what the entry's visibility was decided by. Source: `unsigned.membership` of "ClientEvent".
         """
         pdu = entry.pdu
-        if pdu is not None and (pdu["type"], pdu.get("state_key")) == ("m.room.member", self.user_id):
+        if pdu is not None and (pdu["type"], pdu.get("state_key")) == (_MEMBER, self.user_id):
             return str(pdu["content"].get("membership", "leave"))
-        if self.was_there(entry.position):
+        if self.was_at(entry):
             return "join"
         state = self._states.get(entry.own_root)
         # Who forgot the room is a stranger in it, of whom nothing is looked up.
@@ -69,66 +82,89 @@ class Reader:
         """Those of the entries that the user may see; markers are never among them.
 
         Entries of the user's last stay need no read. For the others, the state at each is looked up: one round a
-        level of the tree for all of them, and one for the events.
+        level of the tree for all of them, and one for events that are not in force any more.
         """
-        unsure = [entry for entry in entries if entry.pdu is not None and not self.was_there(entry.position)]
+        unsure = self.unsure(entries)
         for entry in unsure:
             # Where a room begins there is nothing but its create event: no setting of visibility, and no member.
             if entry.position == 1 and entry.pdu is not None and entry.pdu["type"] == "m.room.create":
                 self._states[entry.own_root] = ReaderState(visibility_of(None), "leave")
-        before = self._own_state_before(unsure)
+        before = self._read_states(unsure)
         self._learn({entry.own_root for entry in unsure} | set(before.values()))
         return [entry for entry in entries if entry.pdu is not None and self._can_see(entry, before)]
 
-    def _can_see(self, entry: Entry, before: dict[int, bytes]) -> bool:
-        if self.was_there(entry.position):
+    def unsure(self, entries: Iterable[Entry]) -> list[Entry]:
+        """The events among the entries of which only the state says whether the user may see them."""
+        return [entry for entry in entries if entry.pdu is not None and not self.was_at(entry)]
+
+    def _read_states(self, unsure: Sequence[Entry]) -> dict[str | None, bytes]:
+        """Bring the states after these events into memory; returns what `_own_state_before` does: at the same time."""
+        roots = {entry.own_root for entry in unsure} - self._states.keys()
+        if not roots:
+            return self._own_state_before(unsure)
+        nodes = StateNodes(self.view.room_id)
+        before, _ = in_parallel(
+            partial(self._own_state_before, unsure), partial(read_trees, nodes, paths=roots, keys=self.keys)
+        )
+        return dict(before)
+
+    def _can_see(self, entry: Entry, before: dict[str | None, bytes]) -> bool:
+        if self.was_at(entry):
             return True
         after = self._states[entry.own_root]
-        joined_since = self.row is not None and self.row.joined_since is not None
-        later = joined_since and self.row is not None and int(self.row.joined_since or 0) > entry.position
-        earlier = self._states[before[entry.position]] if entry.position in before else after
-        return can_see_event(earlier, after, joined_since=later)
+        earlier = self._states[before[entry.event_id]] if entry.event_id in before else after
+        return can_see_event(earlier, after, joined_since=self._joined_after(entry))
 
-    def _own_state_before(self, entries: Iterable[Entry]) -> dict[int, bytes]:
+    def _joined_after(self, entry: Entry) -> bool:
+        """Whether the user was joined at any time after an entry that does not lie in their last stay."""
+        if self.row is None or self.row.joined_since is None:
+            return False
+        if not entry.offset:
+            return int(self.row.joined_since) > entry.position
+        return self.row.left_at is None or int(self.row.left_at) >= entry.position
+
+    def _own_state_before(self, entries: Iterable[Entry]) -> dict[str | None, bytes]:
         """The state before each event for which it matters: for others it says the same as the state after."""
-        special = {_VISIBILITY, ("m.room.member", self.user_id)}
-        wanted = {
-            entry.event_id: entry.position
+        special = {_VISIBILITY, (_MEMBER, self.user_id)}
+        wanted = [
+            entry.event_id
             for entry in entries
             if entry.pdu is not None and (entry.pdu["type"], entry.pdu.get("state_key")) in special
-        }
+        ]
         found = batch_get([(EventRecord, event_id, None) for event_id in wanted], consistent=True) if wanted else {}
         return {
-            wanted[record.event_id]: bytes(record.state_before)
-            for record in found.values()
-            if record.state_before is not None
+            record.event_id: bytes(record.state_before) for record in found.values() if record.state_before is not None
         }
 
     def _learn(self, roots: set[bytes]) -> None:
-        member = ("m.room.member", self.user_id)
         missing = roots - self._states.keys()
         if not missing:
             return
-        nodes = StateNodes(self.view.room_id)
-        # Who has no row was never a member, or has forgotten the room and reads it as a stranger.
-        keys = [_VISIBILITY, member] if self.row is not None else [_VISIBILITY]
-        ids = state_tree.get_many_of(nodes, missing, keys)
-        wanted = {event_id for found in ids.values() for event_id in found.values()}
-        events = fetch_state_events(self.view.room_id, wanted, self.view.rules) if wanted else {}
+        member = (_MEMBER, self.user_id)
+        ids = state_tree.get_many_of(StateNodes(self.view.room_id), missing, self.keys)
+        setting, row = self.view.event(*_VISIBILITY), self.row
+        said = {setting.event_id: visibility_of(setting.content)} if setting is not None else {}
+        if row is not None and row.event_id:
+            said[row.event_id] = row.membership
+        unknown = {pair for found in ids.values() for pair in found.items() if pair[1] not in said}
+        for event in state_events(self.view.head, self.view.rules, unknown):
+            is_setting = event.key == _VISIBILITY
+            said[event.event_id] = visibility_of(event.content) if is_setting else str(event.content.get("membership"))
         for root, found in ids.items():
-            setting = events[found[_VISIBILITY]].event.content if _VISIBILITY in found else None
-            membership = events[found[member]].event.content.get("membership") if member in found else "leave"
-            self._states[root] = ReaderState(visibility_of(setting), str(membership))
+            visibility = said[found[_VISIBILITY]] if _VISIBILITY in found else visibility_of(None)
+            self._states[root] = ReaderState(visibility, said[found[member]] if member in found else "leave")
 
 
-def reader_of(user_id: str, room_id: str, keys: Sequence[StateKey] = ()) -> Reader:
+def reader_of(user_id: str, room_id: str, keys: Sequence[StateKey] = (), *, extras: Sequence[Key] = ()) -> Reader:
     """The user as a reader of the room, in one round; `keys` are entries of its current state to bring along.
+
+    `extras` are other items, which the view has then.
 
     Raises InvalidParam for what is no room ID; Forbidden for a room that does not exist, or that is not open to the
     world and that the user was never in or has forgotten.
     """
     check_room_id(room_id)
-    view, _ = load_room(room_id, [_VISIBILITY, *keys], local_users=[user_id])
+    view, _ = load_room(room_id, [_VISIBILITY, *keys], local_users=[user_id], extras=extras)
     if view is None:
         raise Forbidden(NOT_IN_ROOM)
     row = view.locals.get(user_id)

@@ -175,6 +175,16 @@ def reached_by(
     return reached
 
 
+def reach_of_state(nodes: StateNodes, rules: RoomVersionRules, root: bytes) -> dict[str, int]:
+    """For each chain the highest number that is in the auth chain of any event of a state."""
+    leaves, _ = _leaves_of(nodes, root, ())
+    reach: dict[str, int] = {}
+    for part in _reaches_of_leaves(nodes, leaves, rules):
+        for chain, number in part.items():
+            reach[chain] = max(number, reach.get(chain, -1))
+    return reach
+
+
 def _leaves_of(nodes: StateNodes, root: bytes, without: Collection[Key]) -> tuple[list[bytes], list[str]]:
     """The IDs of the leaves that have none of the keys, and the event IDs of the other entries of those that do."""
     whole: list[bytes] = []

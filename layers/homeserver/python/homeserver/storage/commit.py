@@ -27,6 +27,7 @@ from homeserver.storage.room_items import (
     StateRow,
     TimelineEntry,
     bucket_of,
+    line_of,
     state_key,
 )
 
@@ -47,6 +48,7 @@ class NewEntry:
     client_transaction: str | None = None
     redacted_because: Event | None = None
     is_hidden: bool = False  # clients are not shown the event (yet)
+    gap: tuple[str, ...] = ()  # of an anchor: its parents that have no place here
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +105,7 @@ class Redacted:
     position: int | None
     because: Event
     in_state: bool
+    offset: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +114,7 @@ class Revealed:
 
     event: Event
     position: int
+    offset: int = 0
 
 
 @dataclass(slots=True)
@@ -142,7 +146,7 @@ def write_commit(commit: Commit) -> None:
     """
     transaction = Transaction()
     # What has no place in the timeline and changes no copy of an event leaves the head as it is.
-    if commit.entries or commit.redacted or commit.revealed:
+    if commit.entries or commit.redacted or any(not revealed.offset for revealed in commit.revealed):
         _write_head(transaction, commit)
     room_id = commit.after.room
     for entry in commit.entries:
@@ -157,6 +161,9 @@ def write_commit(commit: Commit) -> None:
     for item, redactions in commit.waiting:
         update = [EventRecord.waiting.set(redactions), EventRecord.room.set(room_id)]
         transaction.update("waiting", EventRecord(item), update)
+        # What it waits for may come by a way that leaves the head alone (services.backfill).
+        if target := item.partition("/")[2]:
+            transaction.check("awaited", EventRecord, target, None, EventRecord.event_id.does_not_exist())
     for key, event_id in commit.relied_on:
         transaction.check("relied on", StateRow, room_id, state_key(*key), StateRow.event_id == event_id)
     if commit.client_transaction is not None:
@@ -231,6 +238,13 @@ def _write_head(transaction: Transaction, commit: Commit) -> None:
         actions.append(Head.local_members.set(after.local_members))
     if after.remote_servers != before.remote_servers:
         actions.append(Head.remote_servers.set(after.remote_servers))
+    if after.federated_since != before.federated_since:
+        actions.append(Head.federated_since.set(after.federated_since))
+    if after.rows_late_since != before.rows_late_since:
+        actions.append(Head.rows_late_since.set(after.rows_late_since))
+    if (after.kind, after.room_version) != (before.kind, before.room_version):
+        # This server enters a room that it knew from the outside.
+        actions += [Head.kind.set(after.kind), Head.room_version.set(after.room_version)]
     if before.lease_holder is not None:
         actions += [Head.lease_holder.remove(), Head.lease_until.remove()]
     transaction.update("head", Head(after.room, HEAD), actions, Head.version == before.version)
@@ -254,6 +268,8 @@ def _write_entry(transaction: Transaction, room_id: str, entry: NewEntry, arrive
         if entry.redacted_because is not None:
             line.redacted_because = pack(_with_id(entry.redacted_because))
         write_record(transaction, room_id, record)
+    if entry.gap:
+        line.gap = list(entry.gap)
     if entry.replaces is not None:
         line.replaces = entry.replaces.event_id
         line.previous = pack(entry.replaces.content)
@@ -331,7 +347,7 @@ def _prune(transaction: Transaction, room_id: str, redacted: Redacted) -> None:
     if redacted.position is not None:
         transaction.update(
             f"timeline {redacted.position}",
-            TimelineEntry(bucket_of(room_id, redacted.position), redacted.position),
+            TimelineEntry(*line_of(room_id, redacted.position, redacted.offset)),
             [TimelineEntry.packed.set(packed), TimelineEntry.redacted_because.set(pack(_with_id(redacted.because)))],
             TimelineEntry.event_id == event_id,
         )
@@ -345,7 +361,7 @@ def _prune(transaction: Transaction, room_id: str, redacted: Redacted) -> None:
 
 def _reveal(transaction: Transaction, room_id: str, revealed: Revealed) -> None:
     event, position = revealed.event, revealed.position
-    line = TimelineEntry(bucket_of(room_id, position), position)
+    line = TimelineEntry(*line_of(room_id, position, revealed.offset))
     transaction.update(f"timeline {position}", line, [TimelineEntry.packed.set(pack(event.pdu))])
     transaction.update(f"record {event.event_id}", EventRecord(event.event_id), [EventRecord.flags.remove()])
 

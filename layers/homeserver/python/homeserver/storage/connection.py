@@ -159,6 +159,13 @@ def _key_attributes(model: type[Item]) -> tuple[str, str | None]:
     return hash_name, range_name
 
 
+def _key_attributes_of(item: Item) -> list[str]:
+    """The names that an item's key has in Python."""
+    return [
+        name for name, attribute in item.get_attributes().items() if attribute.is_hash_key or attribute.is_range_key
+    ]
+
+
 def query_range(
     model: type[ItemType],
     hash_key: Any,
@@ -319,6 +326,7 @@ _TRANSIENT = {"TransactionConflict", "ThrottlingError", "ProvisionedThroughputEx
 class Transaction:
     """Writes that happen together or not at all: at most 100 items, 4 MB, one write an item.
 
+    Updates of one item become one: under the label of the first, and if the conditions of all hold.
     DynamoDB answers a cancelled transaction with reasons in the order in which the library grouped the items
     (checks, deletes, puts, updates); labels give them back their names.
     """
@@ -327,9 +335,10 @@ class Transaction:
         self._groups: dict[str, list[tuple[str, dict[str, Any]]]] = {
             g: [] for g in ("check", "delete", "put", "update")
         }
+        self._updates: dict[tuple[Any, ...], tuple[str, Item, list[Action], Condition | None]] = {}
 
     def __len__(self) -> int:
-        return sum(len(group) for group in self._groups.values())
+        return sum(len(group) for group in self._groups.values()) + len(self._updates)
 
     def check(self, label: str, model: type[Item], hash_key: Any, range_key: Any, condition: Condition) -> None:
         kwargs = model.get_operation_kwargs_from_class(hash_key, range_key=range_key, condition=condition)
@@ -343,10 +352,16 @@ class Transaction:
         self._groups["put"].append((label, kwargs))
 
     def update(self, label: str, item: Item, actions: Sequence[Action], condition: Condition | None = None) -> None:
-        kwargs = item.get_update_kwargs_from_instance(
-            actions=list(actions), condition=condition, return_values_on_condition_failure="ALL_OLD"
-        )
-        self._groups["update"].append((label, kwargs))
+        keys = _key_attributes_of(item)
+        key = (item.Meta.table_name, *(getattr(item, name) for name in keys))
+        if key in self._updates:
+            label, item, before, other = self._updates[key]
+            actions = [*before, *actions]
+            if condition is not None and other is not None:
+                condition = other & condition
+            elif condition is None:
+                condition = other
+        self._updates[key] = (label, item, list(actions), condition)
 
     def update_raw(self, label: str, kwargs: dict[str, Any]) -> None:
         """An update written out by hand, for items whose attribute names are made at run time."""
@@ -354,6 +369,12 @@ class Transaction:
 
     def commit(self) -> None:
         """Write everything. Raises TransactionCancelled and then nothing was written."""
+        for label, item, actions, condition in self._updates.values():
+            kwargs = item.get_update_kwargs_from_instance(
+                actions=actions, condition=condition, return_values_on_condition_failure="ALL_OLD"
+            )
+            self._groups["update"].append((label, kwargs))
+        self._updates.clear()
         try:
             connection().transact_write_items(
                 condition_check_items=[kwargs for _, kwargs in self._groups["check"]],

@@ -25,6 +25,7 @@ class NewRecord:
     chain_item: str | None = None  # `chain/<chain>/<number>`, which must be free
     keeps_body: bool = False  # although it is no state event
     was_outlier: bool = False  # its record is there, with cover and coordinates
+    offset: int = 0  # below 0 for an event that was backfilled for the anchor at the position
 
 
 def write_record(transaction: Transaction, room_id: str, record: NewRecord) -> None:
@@ -42,6 +43,8 @@ def write_record(transaction: Transaction, room_id: str, record: NewRecord) -> N
         depth=event.depth,
         state_before=record.state_before,
     )
+    if record.offset:
+        item.offset = record.offset
     if record.flags:
         item.flags = record.flags
     if (relation := relation_of(event.content)) is not None:
@@ -63,6 +66,8 @@ def _write_place(transaction: Transaction, record: NewRecord) -> None:
     actions: list[Action] = [EventRecord.flags.set(record.flags) if record.flags else EventRecord.flags.remove()]
     if record.position is not None:
         actions.append(EventRecord.position.set(record.position))
+    if record.offset:
+        actions.append(EventRecord.offset.set(record.offset))
     if record.state_before is not None:
         actions.append(EventRecord.state_before.set(record.state_before))
     if record.state_after is not None and record.event.is_state:

@@ -5,7 +5,7 @@ is told of a room goes by the room's position: later positions win, whoever writ
 accepted keeps its item and its number, because a reader takes the highest number that it finds for what was told.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,29 +69,43 @@ def tell(user_id: str, room_id: str, position: int, membership: str, events: Seq
     `position` is that of the membership event in the room. What is known of it or of a later one already stays.
     Raises TimeoutError when others write to the same inbox all the time.
     """
-    key = _PREFIX + room_id
     for _ in range(_TRIES):
-        items = query_range(InviteItem, user_id, _PREFIX, consistent=True)
-        if any(item.k == key and item.position >= position for item in items):
+        write = telling(user_id, room_id, position, membership, events)
+        if write is None:
             return
-        counters = Counters.fetch(user_id, COUNTERS)
-        number = int(counters.invites or 0) + 1 if counters else 1
-        told = orjson.dumps(list(events))
         transaction = Transaction()
-        transaction.put(
-            "invite",
-            InviteItem(user_id, key, number=number, position=position, membership=membership, told=told),
-            _is_older(position),
-        )
-        raise_stream(transaction, user_id, "invites", number)
-        for least in _least_wanted([item for item in items if item.k != key]):
-            transaction.delete("least wanted", least)
+        write(transaction)
         try:
             transaction.commit()
         except TransactionCancelled:
             continue
         return
     raise TimeoutError(f"the invitations of {user_id} change too fast")
+
+
+def telling(
+    user_id: str, room_id: str, position: int, membership: str, events: Sequence[Mapping[str, Any]]
+) -> Callable[[Transaction], None] | None:
+    """The same as part of a transaction: what adds it to one. None where nothing is to be told.
+
+    Reads the inbox; the transaction fails if that changes before it.
+    """
+    key = _PREFIX + room_id
+    items = query_range(InviteItem, user_id, _PREFIX, consistent=True)
+    if any(item.k == key and item.position >= position for item in items):
+        return None
+    counters = Counters.fetch(user_id, COUNTERS)
+    number = int(counters.invites or 0) + 1 if counters else 1
+    told = orjson.dumps(list(events))
+    invite = InviteItem(user_id, key, number=number, position=position, membership=membership, told=told)
+
+    def write(transaction: Transaction) -> None:
+        transaction.put("invite", invite, _is_older(position))
+        raise_stream(transaction, user_id, "invites", number)
+        for least in _least_wanted([item for item in items if item.k != key]):
+            transaction.delete("least wanted", least)
+
+    return write
 
 
 def _least_wanted(others: list[InviteItem]) -> list[InviteItem]:

@@ -14,6 +14,7 @@ This module imports neither PynamoDB nor botocore: the waiting loop of `/sync` c
 """
 
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from homeserver.settings import table_name
@@ -24,6 +25,8 @@ LARGE_UNTIL = 400  # fewer than this make it an ordinary one again
 _KEYS_AT_ONCE = 100  # that BatchGetItem takes
 
 Dispatch = Callable[[str, dict[str, Any]], dict[str, Any]]
+
+_NOTHING: Mapping[int, str] = MappingProxyType({})
 
 _rooms: dict[tuple[str, int], str] = {}  # which room a marked slot is; never changes
 
@@ -48,15 +51,29 @@ def mark_request(user_id: str, slot: int, position: int, *, large: bool) -> dict
     }
 
 
-def look_at_heads(dispatch: Dispatch, user_id: str, inbox: Inbox, *, consistent: bool, ephemeral: bool = False) -> None:
+def marked_slots(inbox: Inbox) -> list[int]:
+    """The slots of the rooms whose heads have to be looked at."""
+    return [slot for slot, state in inbox.slots.items() if state.large]
+
+
+def look_at_heads(
+    dispatch: Dispatch,
+    user_id: str,
+    inbox: Inbox,
+    *,
+    consistent: bool,
+    ephemeral: bool = False,
+    rooms: Mapping[int, str] = _NOTHING,
+) -> None:
     """Move the marked slots of an inbox to where the heads of their rooms are: one round, and one for unknown slots.
 
-    `ephemeral`: also to the ephemeral numbers of these rooms. `dispatch` makes one call to DynamoDB. Without marked
-    slots nothing is read.
+    `ephemeral`: also to the ephemeral numbers of these rooms. `dispatch` makes one call to DynamoDB. `rooms` by slot,
+    as far as the caller knows them. Without marked slots nothing is read.
     """
-    marked = [slot for slot, state in inbox.slots.items() if state.large]
+    marked = marked_slots(inbox)
     if not marked:
         return
+    _rooms.update({(user_id, slot): rooms[slot] for slot in marked if slot in rooms})
     unknown = [slot for slot in marked if (user_id, slot) not in _rooms]
     if unknown:
         keys = [{"user": {"S": f"{user_id}#slots"}, "k": {"S": slot_item_key(slot)}} for slot in unknown]

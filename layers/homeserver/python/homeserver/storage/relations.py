@@ -8,7 +8,8 @@ All in the table of the timelines, so that one Query of a run of positions bring
     <room>#ann#<parent>     hash               an annotation by sender, type and key: there is one of them
     <room>#threads          latest reply       a thread
 
-and `thread/<root>/<user>` in the table of the rooms: how often someone replied whom the aggregate does not name.
+Positions are numbers of places (`matrix.timeline_place`); the aggregate of a backfilled event lies behind its line. And
+`thread/<root>/<user>` in the table of the rooms: how often someone replied whom the aggregate does not name.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -20,10 +21,12 @@ import orjson
 from pynamodb.attributes import JSONAttribute, NumberAttribute, UnicodeAttribute
 from pynamodb.expressions.update import Action
 
+from homeserver.matrix import timeline_place
 from homeserver.matrix.relations import Aggregate, Edit, Parent, Relation, annotation_number
+from homeserver.matrix.timeline_place import parse_number, place_of
 from homeserver.settings import table_name
 from homeserver.storage.connection import Item, Key, Transaction, batch_get, in_parallel, query_raw
-from homeserver.storage.room_items import FORMAT, bucket_of
+from homeserver.storage.room_items import FORMAT, line_of
 
 _CACHED_PARENTS = 20_000
 _PAGE = 250
@@ -96,22 +99,22 @@ class Participant(Item):
 class Child:
     """A row of the index. `links` as in ChildItem; empty for a direct child."""
 
-    position: int
+    position: float
     event_id: str
     rel_type: str
     type: str
     sender: str
     timestamp: int | None = None
-    links: tuple[tuple[str, int], ...] = ()
+    links: tuple[tuple[str, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Thread:
     """A row of a room's list of threads."""
 
-    latest: int
+    latest: float
     root: str
-    root_position: int
+    root_position: float
 
 
 # What never changes of events that this process has committed or read, by event ID.
@@ -129,11 +132,12 @@ def remember_parent(event_id: str, parent: Parent) -> None:
         _parents.pop(next(iter(_parents)), None)
 
 
-def aggregate_key(room_id: str, position: int) -> Key:
-    return (AggregateItem, bucket_of(room_id, position), position + 0.5)
+def aggregate_key(room_id: str, position: float) -> Key:
+    bucket, line = line_of(room_id, *place_of(position))
+    return (AggregateItem, bucket, line + 0.5)
 
 
-def child_key(room_id: str, parent: str, position: int) -> Key:
+def child_key(room_id: str, parent: str, position: float) -> Key:
     return (ChildItem, _children(room_id, parent), position)
 
 
@@ -162,9 +166,9 @@ def aggregate_of(item: AggregateItem | None) -> Aggregate:
         return Aggregate()
     edit = latest = None
     if item.edit_id is not None:
-        edit = Edit(item.edit_id, int(item.edit_position), int(item.edit_timestamp))
+        edit = Edit(item.edit_id, item.edit_position, int(item.edit_timestamp))
     if item.reply_id is not None:
-        latest = (item.reply_id, int(item.reply_position))
+        latest = (item.reply_id, item.reply_position)
     return Aggregate(
         int(item.version),
         int(item.edits or 0),
@@ -181,9 +185,9 @@ def parse_aggregate(raw: Mapping[str, Any]) -> Aggregate:
     """The same from DynamoDB's JSON: it comes with timelines, which are what is read most."""
     edit = latest = None
     if "ee" in raw:
-        edit = Edit(raw["ee"]["S"], int(raw["ep"]["N"]), int(raw["et"]["N"]))
+        edit = Edit(raw["ee"]["S"], parse_number(raw["ep"]["N"]), int(raw["et"]["N"]))
     if "te" in raw:
-        latest = (raw["te"]["S"], int(raw["tp"]["N"]))
+        latest = (raw["te"]["S"], parse_number(raw["tp"]["N"]))
     return Aggregate(
         int(raw["v"]["N"]),
         _number(raw, "ec"),
@@ -200,7 +204,9 @@ def _number(raw: Mapping[str, Any], name: str) -> int:
     return int(raw[name]["N"]) if name in raw else 0
 
 
-def write_aggregate(transaction: Transaction, room_id: str, position: int, before: Aggregate, after: Aggregate) -> None:
+def write_aggregate(
+    transaction: Transaction, room_id: str, position: float, before: Aggregate, after: Aggregate
+) -> None:
     """Let the transaction change an aggregate that still is what was read (label `aggregate`)."""
     model = AggregateItem
     edit, latest = after.edit, after.latest_reply
@@ -219,11 +225,11 @@ def write_aggregate(transaction: Transaction, room_id: str, position: int, befor
     )
     actions += [attribute.remove() if value is None else attribute.set(value) for attribute, value in values]
     unchanged = model.version == before.version if before.version else model.bucket.does_not_exist()
-    transaction.update("aggregate", model(bucket_of(room_id, position), position + 0.5), actions, unchanged)
+    transaction.update("aggregate", model(*aggregate_key(room_id, position)[1:]), actions, unchanged)
 
 
 def move_thread(
-    transaction: Transaction, room_id: str, root: str, root_position: int, *, before: Aggregate, after: Aggregate
+    transaction: Transaction, room_id: str, root: str, root_position: float, *, before: Aggregate, after: Aggregate
 ) -> None:
     """Let the transaction bring a thread to where its latest reply is. The condition is the aggregate's."""
     old, new = before.latest_reply, after.latest_reply
@@ -257,7 +263,7 @@ def put_child(transaction: Transaction, room_id: str, parent: str, child: Child)
     transaction.put("child", item)
 
 
-def delete_child(transaction: Transaction, room_id: str, parent: str, position: int, *, nested: bool = False) -> None:
+def delete_child(transaction: Transaction, room_id: str, parent: str, position: float, *, nested: bool = False) -> None:
     bucket = _nested(room_id, parent) if nested else _children(room_id, parent)
     transaction.delete("child", ChildItem(bucket, position))
 
@@ -265,18 +271,18 @@ def delete_child(transaction: Transaction, room_id: str, parent: str, position: 
 def _child(raw: Mapping[str, Any]) -> Child:
     links = orjson.loads(raw["l"]["S"]) if "l" in raw else ()
     return Child(
-        int(raw["pos"]["N"]),
+        parse_number(raw["pos"]["N"]),
         raw["e"]["S"],
         raw["rt"]["S"],
         raw["ty"]["S"],
         raw["u"]["S"],
         int(raw["ts"]["N"]) if "ts" in raw else None,
-        tuple((link[0], int(link[1])) for link in links),
+        tuple((link[0], link[1]) for link in links),
     )
 
 
 def read_children(
-    room_id: str, parent: str, low: int, high: int, *, descending: bool = True, limit: int, nested: bool = False
+    room_id: str, parent: str, low: float, high: float, *, descending: bool = True, limit: int, nested: bool = False
 ) -> list[Child]:
     """The children of an event from position low to high in one round, at most `limit` of each kind.
 
@@ -297,22 +303,22 @@ def read_children(
     return [child for child in merged if (child.position >= end if descending else child.position <= end)]
 
 
-def find_children(room_id: str, parent: str, high: int, wanted: Callable[[Child], bool], most: int) -> list[Child]:
+def find_children(room_id: str, parent: str, high: float, wanted: Callable[[Child], bool], most: int) -> list[Child]:
     """Direct children up to a position, newest first: the first `most` that are wanted, among the newest 5,000."""
     found: list[Child] = []
     for _ in range(_MOST_PAGES):
-        page = read_children(room_id, parent, 1, high, limit=_PAGE)
+        page = read_children(room_id, parent, 0, high, limit=_PAGE)
         found += [child for child in page if wanted(child)]
         if len(page) < _PAGE or len(found) >= most:
             break
-        high = page[-1].position - 1
+        high = timeline_place.before(page[-1].position)
     return found[:most]
 
 
-def read_threads(room_id: str, high: int, limit: int) -> list[Thread]:
+def read_threads(room_id: str, high: float, limit: int) -> list[Thread]:
     """Threads by their latest reply, newest first, from position `high` on: one round."""
-    rows = query_raw(ThreadItem, f"{room_id}#threads", 1, high, consistent=True, descending=True, limit=limit)
-    return [Thread(int(raw["pos"]["N"]), raw["e"]["S"], int(raw["rp"]["N"])) for raw in rows]
+    rows = query_raw(ThreadItem, f"{room_id}#threads", 0, high, consistent=True, descending=True, limit=limit)
+    return [Thread(parse_number(raw["pos"]["N"]), raw["e"]["S"], parse_number(raw["rp"]["N"])) for raw in rows]
 
 
 def participates(room_id: str, roots: Sequence[str], user_id: str) -> set[str]:

@@ -41,6 +41,8 @@ class Head(_RoomItem):
     # Root of the state tree that is the current state, and of the state that the rows show.
     root = BinaryAttribute(attr_name="r", legacy_encoding=False)
     rows_root = BinaryAttribute(attr_name="rr", legacy_encoding=False)
+    # Position of the commit with which the rows fell behind last
+    rows_late_since = NumberAttribute(attr_name="rl", null=True)
     # IDs of the authorising state, by the letters of AUTHORISING
     authorising = JSONAttribute(attr_name="au")
     # Positions of the last change of state and of the last redaction: keys of caches
@@ -53,6 +55,8 @@ class Head(_RoomItem):
     bumped = NumberAttribute(attr_name="tb")
     local_members = NumberAttribute(attr_name="lm", default=0)
     remote_servers = NumberAttribute(attr_name="rs", default=0)
+    # Position from which the room concerns other servers: what the outbound router begins with. Never taken back
+    federated_since = NumberAttribute(attr_name="fs", null=True)
     # Who merges a fork alone, and until when in milliseconds: others wait meanwhile (services.receive_events)
     lease_holder = UnicodeAttribute(attr_name="lh", null=True)
     lease_until = NumberAttribute(attr_name="lu", null=True)
@@ -65,6 +69,7 @@ AUTHORISING = {
     "j": ("m.room.join_rules", ""),
     "h": ("m.room.history_visibility", ""),
     "a": ("m.room.server_acl", ""),
+    "o": ("m.room.policy", ""),
 }
 
 
@@ -146,8 +151,10 @@ class TimelineEntry(Item):
     previous = BinaryAttribute(attr_name="pc", legacy_encoding=False, null=True)
     # The packed redaction event that pruned this one
     redacted_because = BinaryAttribute(attr_name="rb", legacy_encoding=False, null=True)
-    # An anchor: its parents are unknown, and these backward extremities are still to be fetched
+    # An anchor: its parents were unknown when it came, and these backward extremities are still to be fetched
     gap: ListAttribute[str] = ListAttribute(null=True)
+    # How many offsets before an anchor are taken by what was backfilled for it
+    backfilled = NumberAttribute(attr_name="bf", null=True)
 
 
 class EventRecord(Item):
@@ -243,3 +250,13 @@ def parse_state_key(k: str) -> tuple[str, str]:
 def bucket_of(room_id: str, position: int) -> str:
     """The timeline partition that holds a position."""
     return f"{room_id}#{(position - 1) // BUCKET_POSITIONS}"
+
+
+def line_of(room_id: str, position: int, offset: int = 0) -> tuple[str, int]:
+    """Partition and sort key of the timeline's line at a place.
+
+    What was backfilled for an anchor has partitions of its own; its offsets count down from -1.
+    """
+    if offset:
+        return f"{room_id}~{position}#{(-offset - 1) // BUCKET_POSITIONS}", offset
+    return bucket_of(room_id, position), position

@@ -1,9 +1,12 @@
 """Nodes of state trees in DynamoDB: immutable, so whatever was read or written once is never read again."""
 
 from collections.abc import Iterable, Mapping
+from itertools import chain
 from typing import Any
 
-from homeserver.matrix.state_tree import EMPTY_ROOT
+from homeserver.matrix import state_tree
+from homeserver.matrix.state_nodes import EMPTY_ROOT, Internal, decode_node, encode_key, key_hash, path_step
+from homeserver.matrix.state_nodes import Key as StateKey
 from homeserver.storage.connection import Key, batch_get, connection, in_parallel
 from homeserver.storage.room_items import TreeNode
 
@@ -31,6 +34,24 @@ def read_ahead(roots: Iterable[tuple[str, bytes]]) -> None:
         return  # they would push each other out again
     for key, node in (batch_get(keys, consistent=False) if keys else {}).items():
         _remember(key[1], {key[2]: bytes(node.data)})
+
+
+def known_entries(room_id: str, root: bytes, keys: Iterable[StateKey]) -> dict[StateKey, str] | None:
+    """The event IDs of those of the keys that a tree has; None if this process would have to read nodes to know."""
+    try:
+        return state_tree.get_many(_KnownNodes(room_id), root, keys)
+    except KeyError:
+        return None
+
+
+class _KnownNodes:
+    """The nodes of one room that are in memory. Raises KeyError for any other."""
+
+    def __init__(self, room_id: str) -> None:
+        self.room_id = room_id
+
+    def get_many(self, ids: Iterable[bytes]) -> Mapping[bytes, bytes]:
+        return {node_id: _cache[self.room_id, node_id] for node_id in ids}
 
 
 class StateNodes:
@@ -99,3 +120,79 @@ def _write_all(table: str, writes: list[dict[str, Any]]) -> None:
         if not left:
             return
     raise TimeoutError("the store did not take all state nodes")
+
+
+def read_trees(
+    nodes: StateNodes,
+    *,
+    wholes: Iterable[bytes] = (),
+    paths: Iterable[bytes] = (),
+    keys: Iterable[StateKey] = (),
+    tops: Iterable[bytes] = (),
+    pairs: Iterable[tuple[bytes, bytes]] = (),
+) -> None:
+    """Bring trees into memory, by their roots: whole ones, of others the `paths` to `keys`, or their `tops` alone.
+
+    Of `pairs` what `state_tree.diff` looks at. One round a level for all of them together, whatever is asked of them
+    afterwards. Raises KeyError for a node that does not exist.
+    """
+    hashes = [key_hash(encode_key(key)) for key in keys]
+    # What is searched below a node; None: everything.
+    level: dict[bytes, list[bytes] | None] = {root: [] for root in tops}
+    level.update({root: list(hashes) for root in paths})
+    level.update(dict.fromkeys(wholes))
+    level.pop(EMPTY_ROOT, None)
+    compared = {(a, b) for a, b in pairs if a != b and EMPTY_ROOT not in (a, b)}
+    depth = 0
+    while level or compared:
+        found = nodes.get_many({*level, *chain.from_iterable(compared)})
+        level = _below(found, level, depth)
+        compared = _compared_below(found, compared, level)
+        depth += 1
+
+
+def _below(
+    found: Mapping[bytes, bytes], level: Mapping[bytes, list[bytes] | None], depth: int
+) -> dict[bytes, list[bytes] | None]:
+    below: dict[bytes, list[bytes] | None] = {}
+    for node_id, searched in level.items():
+        node = decode_node(found[node_id])
+        if not isinstance(node, Internal):
+            continue
+        if searched is None:
+            below.update(dict.fromkeys(child.id for child in node.children.values()))
+            continue
+        for hashed in searched:
+            child = node.children.get(path_step(hashed, depth))
+            if child is not None and (known := below.setdefault(child.id, [])) is not None:
+                known.append(hashed)
+    return below
+
+
+def _compared_below(
+    found: Mapping[bytes, bytes], pairs: Iterable[tuple[bytes, bytes]], below: dict[bytes, list[bytes] | None]
+) -> set[tuple[bytes, bytes]]:
+    """The pairs of nodes that differ below pairs; `below` takes up what has no counterpart, and is read whole."""
+    compared: set[tuple[bytes, bytes]] = set()
+    for pair in pairs:
+        left, right = (_children(found[node_id]) for node_id in pair)
+        for step in left.keys() | right.keys():
+            a, b = left.get(step), right.get(step)
+            if a is not None and b is not None:
+                compared |= {(a, b)} if a != b else set()
+            else:
+                below.update(dict.fromkeys(one for one in (a, b) if one is not None))
+    return compared
+
+
+def _children(encoded: bytes) -> dict[int, bytes]:
+    node = decode_node(encoded)
+    return {step: child.id for step, child in node.children.items()} if isinstance(node, Internal) else {}
+
+
+def entry_count(nodes: StateNodes, root: bytes) -> int:
+    """How many entries a state has: its top node says so."""
+    if root == EMPTY_ROOT:
+        return 0
+    node = decode_node(nodes.get_many([root])[root])
+    return sum(child.entry_count for child in node.children.values()) if isinstance(node, Internal) else len(node)

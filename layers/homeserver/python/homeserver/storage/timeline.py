@@ -9,9 +9,10 @@ from typing import Any
 
 from homeserver.matrix.event_codec import unpack
 from homeserver.matrix.relations import Aggregate
+from homeserver.matrix.timeline_place import place_number, place_of
 from homeserver.storage.connection import batch_get_raw, in_parallel, query_raw
 from homeserver.storage.relations import parse_aggregate
-from homeserver.storage.room_items import BUCKET_POSITIONS, TimelineEntry, bucket_of
+from homeserver.storage.room_items import BUCKET_POSITIONS, TimelineEntry, bucket_of, line_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,13 +32,38 @@ class Entry:
     gap: tuple[str, ...] | None = None
     # As it was when the entry was read: unlike the rest it changes later
     aggregate: Aggregate | None = None
+    # 0, or how far before the anchor at `position` a backfilled event lies (negative)
+    offset: int = 0
+    # Of an anchor: how many events were backfilled for it
+    backfilled: int = 0
+    # "local", "relay" or "remote": where the event came from
+    origin: str = "local"
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """Position and offset: entries of a room are in the order of these."""
+        return self.position, self.offset
+
+    @property
+    def number(self) -> float:
+        """The place as one number: what relations are kept under."""
+        return place_number(self.position, self.offset)
+
+    @property
+    def has_history(self) -> bool:
+        """Whether something that does not lie at the positions before comes, or belongs, right before the entry."""
+        return self.gap is not None and bool(self.gap or self.backfilled)
 
 
-def parse_entry(raw: Mapping[str, Any]) -> Entry:
-    """An entry from DynamoDB's JSON; written out because timelines are what is read most."""
+def parse_entry(raw: Mapping[str, Any], anchor: int | None = None) -> Entry:
+    """An entry from DynamoDB's JSON; written out because timelines are what is read most.
+
+    `anchor`: the entry is among what was backfilled for the one at this position.
+    """
     room_root = bytes(raw["r"]["B"])
+    number = int(raw["pos"]["N"])
     return Entry(
-        int(raw["pos"]["N"]),
+        number if anchor is None else anchor,
         raw["e"]["S"] if "e" in raw else None,
         unpack(raw["j"]["B"]) if "j" in raw else None,
         room_root,
@@ -48,6 +74,9 @@ def parse_entry(raw: Mapping[str, Any]) -> Entry:
         unpack(raw["pc"]["B"]) if "pc" in raw else None,
         unpack(raw["rb"]["B"]) if "rb" in raw else None,
         tuple(extremity["S"] for extremity in raw["gap"]["L"]) if "gap" in raw else None,
+        offset=0 if anchor is None else number,
+        backfilled=int(raw["bf"]["N"]) if "bf" in raw else 0,
+        origin=raw["o"]["S"] if "o" in raw else "local",
     )
 
 
@@ -85,22 +114,30 @@ def _query(room_id: str, low: int, high: int) -> list[dict[str, Any]]:
     return query_raw(TimelineEntry, bucket_of(room_id, low), low, high + 0.5, consistent=True)
 
 
-def read_entries(positions: Iterable[tuple[str, int]], *, aggregates: bool = False) -> dict[tuple[str, int], Entry]:
-    """Single entries of many rooms by (room, position), consistently, in one round; on demand with aggregates."""
-    wanted = dict.fromkeys(positions)
-    keys = {(bucket_of(room_id, position), str(position)): (room_id, position) for room_id, position in wanted}
-    asked: list[tuple[str, float]] = [(bucket_of(room_id, position), position) for room_id, position in wanted]
-    if aggregates:
-        asked += [(bucket, position + 0.5) for bucket, position in asked]
-    found = batch_get_raw(TimelineEntry, asked, consistent=True)
-    entries = {keys[key]: parse_entry(raw) for key, raw in found.items() if key in keys}
-    for (bucket, number), raw in found.items():
-        key = keys.get((bucket, number.removesuffix(".5")))
-        if number.endswith(".5") and key in entries:
-            entries[key] = replace(entries[key], aggregate=parse_aggregate(raw))
+EntryKey = tuple[str, float]
+"""Room, and the number of a place (`matrix.timeline_place`): the position, where nothing was backfilled."""
+
+
+def read_entries(places: Iterable[EntryKey], *, aggregates: bool = False) -> dict[EntryKey, Entry]:
+    """Single entries of many rooms, by what was asked for, consistently, in one round; on demand with aggregates."""
+    lines = {line_of(room_id, *place_of(number)): (room_id, number) for room_id, number in places}
+    bundles = {(bucket, number + 0.5): place for (bucket, number), place in lines.items()} if aggregates else {}
+    keys: list[tuple[str, float]] = [*lines, *bundles]
+    found = batch_get_raw(TimelineEntry, keys, consistent=True)
+    entries: dict[EntryKey, Entry] = {}
+    for (bucket, number), place in lines.items():
+        raw = found.get((bucket, str(number)))
+        if raw is not None:
+            position, offset = place_of(place[1])
+            entries[place] = parse_entry(raw, position if offset else None)
+    for (bucket, half), place in bundles.items():
+        raw = found.get((bucket, str(half)))
+        if raw is not None and place in entries:
+            entries[place] = replace(entries[place], aggregate=parse_aggregate(raw))
     return entries
 
 
-def read_entry(room_id: str, position: int, *, aggregate: bool = False) -> Entry | None:
+def read_entry(room_id: str, position: int, offset: int = 0, *, aggregate: bool = False) -> Entry | None:
     """One entry, consistently."""
-    return read_entries([(room_id, position)], aggregates=aggregate).get((room_id, position))
+    place = (room_id, place_number(position, offset))
+    return read_entries([place], aggregates=aggregate).get(place)

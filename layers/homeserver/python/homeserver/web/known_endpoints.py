@@ -33,6 +33,7 @@ _R0_V3 = {
     "/user/{user_id}/rooms/{room_id}/tags/{tag...}": "PUT DELETE",
     "/user/{user_id}/filter": "POST",
     "/user/{user_id}/filter/{filter_id}": "GET",
+    "/user/{user_id}/openid/request_token": "POST",
     # client_rooms
     "/createRoom": "POST",
     "/join/{room_id_or_alias...}": "POST",
@@ -100,7 +101,46 @@ _FEDERATION_V1 = {
     # federation_keys
     "/version": "GET",
     # federation_query
+    "/event/{event_id...}": "GET",
+    "/state/{room_id}": "GET",
+    "/state/{room_id}/": "GET",
+    "/context/{room_id}/": "GET",
+    "/pdu/{origin}/{pdu_id...}": "GET",
+    "/state_ids/{room_id}": "GET",
+    "/event_auth/{room_id}/{event_id...}": "GET",
+    "/backfill/{room_id}": "GET",
+    "/get_missing_events/{room_id}": "POST",
+    "/timestamp_to_event/{room_id}": "GET",
+    "/hierarchy/{room_id}": "GET",
+    "/publicRooms": "GET POST",
+    "/query/directory": "GET",
     "/query/profile": "GET",
+    "/query/{query_type}": "GET",
+    "/user/devices/{user_id...}": "GET",
+    "/user/keys/query": "POST",
+    "/user/keys/claim": "POST",
+    "/openid/userinfo": "GET",
+    # federation_transactions
+    "/send/{txn_id...}": "PUT",
+    "/pull": "GET",
+    "/pull/": "GET",
+    # federation_rooms
+    "/make_join/{room_id}/{user_id...}": "GET",
+    "/send_join/{room_id}/{event_id...}": "PUT",
+    "/make_leave/{room_id}/{user_id...}": "GET",
+    "/send_leave/{room_id}/{event_id...}": "PUT",
+    "/make_knock/{room_id}/{user_id...}": "GET",
+    "/send_knock/{room_id}/{event_id...}": "PUT",
+    "/invite/{room_id}/{event_id...}": "PUT",
+    "/exchange_third_party_invite/{room_id...}": "PUT",
+    "/3pid/onbind": "PUT",
+}
+
+_FEDERATION_V2 = {
+    # federation_rooms
+    "/send_join/{room_id}/{event_id...}": "PUT",
+    "/send_leave/{room_id}/{event_id...}": "PUT",
+    "/invite/{room_id}/{event_id...}": "PUT",
 }
 
 _UNVERSIONED = {
@@ -111,6 +151,7 @@ _UNVERSIONED = {
     "/.well-known/matrix/server": "GET",
     "/.well-known/matrix/support": "GET",
     # federation_keys
+    "/_matrix/key/v1": "GET",
     "/_matrix/key/v2/server": "GET",
     "/_matrix/key/v2/query": "POST",
     "/_matrix/key/v2/query/{server_name}": "GET",
@@ -119,6 +160,8 @@ _UNVERSIONED = {
     # server_admin
     "/_synapse/admin/v1/send_server_notice": "POST",
     "/_synapse/admin/v1/send_server_notice/{txn_id...}": "PUT",
+    # client_history
+    "/_matrix/client/api/v1/rooms/{room_id}/backfill": "GET",
     # client_directory
     "/_matrix/client/unstable/im.nheko.summary/summary/{room_id_or_alias...}": "GET",
     "/_matrix/client/unstable/im.nheko.summary/rooms/{room_id_or_alias}/summary": "GET",
@@ -134,8 +177,9 @@ def known_endpoints() -> dict[str, frozenset[str]]:
     for versions, table in ((("r0", "v3"), _R0_V3), (("v1",), _V1)):
         for version in versions:
             methods |= {f"/_matrix/client/{version}{path}": frozenset(words.split()) for path, words in table.items()}
-    for path, words in _FEDERATION_V1.items():
-        methods[f"/_matrix/federation/v1{path}"] = frozenset(words.split())
+    for version, table in (("v1", _FEDERATION_V1), ("v2", _FEDERATION_V2)):
+        for path, words in table.items():
+            methods[f"/_matrix/federation/{version}{path}"] = frozenset(words.split())
     return methods
 
 

@@ -1,0 +1,1 @@
+"""What other servers sent, worked off room by room."""

@@ -1,0 +1,1 @@
+"""Users of other servers enter and leave this server's rooms, and invite its users."""

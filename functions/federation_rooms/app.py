@@ -1,0 +1,6 @@
+"""The Lambda handler of the function `federation_rooms`."""
+
+from federation_rooms.routes import router
+from homeserver.web.routing import lambda_handler_for
+
+lambda_handler = lambda_handler_for(router)

@@ -1,0 +1,1 @@
+"""Transactions between servers: taking what others send, giving again what they missed."""
