@@ -104,6 +104,7 @@ def get_hierarchy(request: Request, room_id: str) -> Response:
     requester = authenticate(request)
     asked = HierarchyQuery(
         room_id,
+        via=tuple(request.query_params.getlist("via")),
         suggested_only=query_boolean(request, "suggested_only"),
         max_depth=query_integer(request, "max_depth", space_hierarchy.MAX_DEPTH, maximum=space_hierarchy.MAX_DEPTH),
         limit=query_integer(

@@ -14,6 +14,7 @@ SETTINGS = {"FEDERATION_ALLOW_RANGES": "127.0.0.0/8,::1/128", "FEDERATION_VERIFY
 def be_asked(nobody: Client, alice: Client, peer: Peer) -> None:
     """A server fetches keys, asks about others' keys and about a user; and is asked about a user of its own."""
     assert nobody.ok("GET", KEYS)["server_name"] == SERVER_NAME
+    assert nobody.ask_anything("GET", "/_matrix/key/v1").json["server_name"] == SERVER_NAME
     nobody.ok("GET", "/_matrix/federation/v1/version")
     question = f"/_matrix/key/v2/query/{quote(peer.name, safe='')}"
     for told in at_once(*[partial(nobody.twin().ok, "GET", question) for _ in range(4)]):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from e2e.client import Answer, Client, at_once, segments
 from e2e.local_run import SERVER_NAME
+from e2e.told_by_servers import history_of
 from federation_peer import KEYS
 from functions.resident_peer import ResidentPeer
 from homeserver.matrix import unpadded_base64
@@ -32,6 +33,7 @@ def go_elsewhere(alice: Client, bob: Client, carol: Client, nobody: Client, fold
         assert nobody.ok("GET", segments("directory", "room", alias))["room_id"] == open_room.id
         assert alice.ok("POST", segments("join", alias), {}) == {"room_id": open_room.id}
         alice.send(open_room.id, "hello")
+        assert history_of(alice, open_room.id, peer.name).json == []  # it tells of none
         bob.ok("POST", segments("join", open_room.id), {}, query={"via": peer.name})
         for user in (alice, bob):
             assert user.act(open_room.id, "leave").status == 200

@@ -30,6 +30,8 @@ def be_read(alice: Client, nobody: Client, peer: Peer) -> None:
     state = read("state_ids", room_id, event_id=said[0])
     assert len(read("state", room_id, event_id=said[0])["pdus"]) == len(state["pdu_ids"])
     assert read("event_auth", room_id, said[0])["auth_chain"]
+    for where in (("pdu", SERVER_NAME, said[0], ""), ("context", room_id, ""), ("state", room_id, "")):
+        assert read(*where)["prev_ids"] == []
     of_users(alice, nobody, read)
     # Requests at the same time need connections of their own.
     rooms(alice, room_id, lambda *where, **query: read_with(guest_of(nobody.twin(), peer), *where, **query))

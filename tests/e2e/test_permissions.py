@@ -43,6 +43,7 @@ from e2e.local_run import SERVER_NAME, Server
 from e2e.reading_servers import be_read
 from e2e.sent_by_servers import be_sent, crowded, full_device_box, old_gap, old_receipt
 from e2e.sent_to_servers import live_with_a_server_that_does_not_answer
+from e2e.told_by_servers import be_told
 from federation_peer import Peer
 from functions.handshakes import InvitedServer
 from functions.remote_server import KEY
@@ -91,6 +92,7 @@ def called(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[Pair]]:
     folder = tmp_path_factory.mktemp("recorded")
     settings = {"RATE_LIMITS": "on", "REGISTRATION": "token", "REGISTRATION_TOKEN": TOKEN, "RECORD_PERMISSIONS": "1"}
     settings |= {"GUEST_ACCOUNTS": "on", "SERVER_NOTICES_LOCALPART": "server"} | asked_by_servers.SETTINGS
+    settings["LEGACY_SEED_VIEWS"] = "on"
     with ColdServer(folder, REGISTRATION_SHARED_SECRET=SECRET, **settings) as server, Witness(server.url) as nobody:
         discover(nobody, server)
         alice, bob, carol = come_and_go(nobody, server)
@@ -104,6 +106,7 @@ def called(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[Pair]]:
             read_along(alice, bob, carol)
             keep_order(alice, bob, server)
             go_elsewhere(alice, bob, carol, nobody, folder)
+            be_told(alice, folder)
             with Peer(folder / "peer") as peer:
                 be_asked(nobody, alice, peer)
             with InvitedServer(folder / "guests", key=KEY) as guests:

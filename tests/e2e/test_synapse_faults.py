@@ -137,7 +137,11 @@ def test_what_three_parted_servers_decided_heals_to_one_state(three: Three) -> N
         return agree()
 
     eventually(speak_until_agreed, "one state everywhere", 120)
-    said = [{t for t in texts(user, room_id) if t.startswith("together")} for user in people]
-    assert said[0] == said[1] == said[2] == {f"together {number}" for number in range(3)}
+    for user in people:
+        eventually(
+            lambda u=user: {f"together {number}" for number in range(3)} <= set(texts(u, room_id)),
+            f"{user.user_id} has what was said",
+            60,
+        )
     assert membership(anna, room_id, victim) == "ban"
     assert state_content(carl, room_id, "m.room.power_levels")["users"].get(bert.user_id, 0) == 0

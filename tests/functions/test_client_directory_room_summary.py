@@ -144,7 +144,8 @@ def test_a_restricted_room_is_told_to_members_of_the_rooms_that_it_lets_in(alice
     "name",
     ["!none:example.org", "#none:example.org", "#none:elsewhere.org", "!a", "tea", "@alice:example.org", "!a/b:c"],
 )
-def test_what_is_no_room_here_is_not_found(alice: User, name: str) -> None:
+def test_what_is_no_room_here_is_not_found(alice: User, server: Callable[..., None], name: str) -> None:
+    server(FEDERATION="off")
     assert refusal(summary(alice, name)) == (404, "M_NOT_FOUND")
 
 

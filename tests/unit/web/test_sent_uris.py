@@ -47,6 +47,11 @@ def test_a_path_without_special_characters_has_one_spelling() -> None:
     assert list(sent_uris("/_matrix/federation/v1/send/123/", "a=b")) == ["/_matrix/federation/v1/send/123/?a=b"]
 
 
+def test_a_slash_behind_an_id_with_slashes_separates() -> None:
+    uris = list(sent_uris("/pdu/x/$a/b/", "", "$a/b/"))
+    assert {"/pdu/x/%24a%2Fb%2F", "/pdu/x/%24a%2Fb/", "/pdu/x/%24a/b/", "/pdu/x/$a%2Fb/"} <= set(uris)
+
+
 def test_the_most_likely_spelling_comes_first() -> None:
     uris = list(sent_uris("/x/!a:b/@c:d", ""))
     assert uris[0] == "/x/%21a%3Ab/%40c%3Ad"

@@ -20,10 +20,12 @@ from homeserver.matrix.errors import MatrixError
 from homeserver.matrix.event import Event
 from homeserver.matrix.identifiers import domain_of, is_event_id, is_user_id
 from homeserver.observability import fault_point, log
-from homeserver.services.backfill_fetching import Source
+from homeserver.services.asked_server import AskedServer
+from homeserver.services.backfill_fetching import earlier_events
 from homeserver.services.backfill_judging import Judge, Judged
 from homeserver.services.backfill_order import gap_after, newest_first, reachable
 from homeserver.services.backfill_writing import write_page
+from homeserver.services.fetched_state import fetch_authority
 from homeserver.services.receive_outliers import receive_outliers
 from homeserver.services.received_batch import CREATE
 from homeserver.settings import settings
@@ -80,13 +82,13 @@ def fill_gap(
     if (server is None and _is_recent(_tried, (room_id, anchor))) or not int(view.head.local_members):
         return Filled(0, True)
     lowest = lowest_of(room_id, entry)
-    unusable: list[tuple[Source, list[Event]]] = []
+    unusable: list[tuple[AskedServer, list[Event]]] = []
     for name in [server] if server else _servers(view, lowest, entry)[:_MOST_SERVERS]:
         if time.monotonic() >= deadline:
             break
-        source = Source(name, room_id, view.rules, deadline)
+        source = AskedServer(name, room_id, view.rules, deadline)
         try:
-            fetched = source.earlier_events(entry.gap[-_MOST_ASKED_FOR:], min(limit, PAGE))
+            fetched = earlier_events(source, entry.gap[-_MOST_ASKED_FOR:], min(limit, PAGE))
         except FederationError as error:
             log.info("nothing to backfill %s with: %s", room_id, error)
             if isinstance(error, Unreachable):
@@ -148,9 +150,9 @@ def event_elsewhere(
         return None
     query: dict[str, QueryValue] = {"ts": ts, "dir": "b" if backwards else "f"}
     for server in _servers(view, lowest, anchor)[:_MOST_ASKED_FOR_TIME]:
-        source = Source(server, view.room_id, view.rules, deadline)
+        source = AskedServer(server, view.room_id, view.rules, deadline)
         try:
-            answer = source.get(query, "timestamp_to_event", view.room_id, max_bytes=65_536)
+            answer = source.ask("GET", "timestamp_to_event", view.room_id, query=query, max_bytes=65_536)
         except FederationError as error:
             log.info("no event of %s at a time: %s", view.room_id, error)
             continue
@@ -193,7 +195,7 @@ class _Page:
     view: RoomView
     anchor: Entry
     lowest: Entry
-    source: Source
+    source: AskedServer
     _places: dict[str, EventPlace] = field(default_factory=dict)
 
     def take(self, fetched: Sequence[Event], *, skips: bool = False) -> Filled:
@@ -228,7 +230,7 @@ class _Page:
 
     def _judged(self, ordered: Sequence[Event], create: Event, *, skips: bool) -> list[Judged]:
         try:
-            self.source.fetch_authority(ordered)
+            fetch_authority(self.source, ordered)
             states = [event for event in ordered if event.is_state]
             if states:
                 receive_outliers(self.view.room_id, states)

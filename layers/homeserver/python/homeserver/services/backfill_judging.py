@@ -16,7 +16,8 @@ from homeserver.matrix.errors import AuthRuleViolation, MatrixError
 from homeserver.matrix.event import Event
 from homeserver.matrix.event_auth import AuthState, auth_event_keys, check_event_auth
 from homeserver.observability import log
-from homeserver.services.backfill_fetching import Source
+from homeserver.services.asked_server import AskedServer
+from homeserver.services.fetched_state import fetch_state
 from homeserver.services.received_batch import CREATE, check_by_authority
 from homeserver.services.resolve_state import resolve_roots
 from homeserver.storage.auth_events import KnownEvent, known_events
@@ -49,7 +50,7 @@ class Judge:
     to the gap, of which the gap is the only parent; None if there is no such event. `create`: the room's create event.
     """
 
-    source: Source
+    source: AskedServer
     nodes: StateNodes
     places: Mapping[str, EventPlace]
     create: Event
@@ -121,7 +122,7 @@ class Judge:
         if self._asked >= _MOST_ASKED:
             return None
         self._asked += 1
-        return self.source.state_before(event.event_id, self.like)
+        return fetch_state(self.source, event.event_id, like=self.like)
 
     def _after(self, event: Event, before: bytes) -> bytes:
         if not event.is_state:

@@ -103,6 +103,8 @@ class Asking:
             told = _asked(server, room_id, suggested_only=self._suggested_only, seconds=min(left, _REQUEST_S))
             if told is not None:
                 return (told,)
+            if not number and left < _REQUEST_S and time.monotonic() >= (self._deadline or 0.0):
+                return ()  # it had less time than a server gets
         return (None,)
 
 

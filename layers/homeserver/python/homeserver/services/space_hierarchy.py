@@ -20,7 +20,7 @@ from homeserver.matrix.told_room import ToldRoom, servers_in_via
 from homeserver.services import rate_limits
 from homeserver.services.access_tokens import Requester
 from homeserver.services.remote_hierarchy import MOST_SERVERS, Asking, RemotePreview, known_servers
-from homeserver.services.residency import candidates
+from homeserver.services.residency import candidates, named
 from homeserver.services.room_preview import LocalPreview, Preview, UserOutside, previews_of, visible_among
 from homeserver.services.send_event import check_room_id
 from homeserver.storage.connection import in_parallel
@@ -40,9 +40,14 @@ _STRIPPED = ("type", "state_key", "content", "sender", "origin_server_ts")
 
 @dataclass(frozen=True, slots=True)
 class HierarchyQuery:
-    """What is asked of a space; a page that follows another one must ask for the same, but for `limit`."""
+    """What is asked of a space; a page that follows another one must ask for the same, but for `limit`.
+
+    `via`: servers that may know the space. (The specification has no such parameter here, so the servers in the room's
+    ID and in an invitation are asked anyway; a room ID of version 12 has none.)
+    """
 
     room_id: str
+    via: tuple[str, ...] = ()
     suggested_only: bool = False
     max_depth: int = MAX_DEPTH
     limit: int = DEFAULT_LIMIT
@@ -117,7 +122,7 @@ def hierarchy(requester: Requester, query: HierarchyQuery) -> dict[str, Any]:
 
 def _resume(query: HierarchyQuery, user_id: str) -> _Walk:
     if query.start is None:
-        return _Walk([_Coming(query.room_id, 0)])
+        return _Walk([_Coming(query.room_id, 0, tuple(named(query.via)))])
     stored = load_walk(query.start)
     if stored is None or stored["of"] != query.binding(user_id):
         raise InvalidParam("from is no token of this request, or it is too old. Only limit may change between pages.")
@@ -206,8 +211,8 @@ class _Page:
                 self._take_children(preview)
 
     def _servers(self, room_id: str, servers: Sequence[str]) -> list[str]:
-        if not servers and room_id == self._room_id:
-            return known_servers(room_id, self._reader.user_id)
+        if room_id == self._room_id:
+            return candidates(servers, known_servers(room_id, self._reader.user_id))
         return candidates(servers)
 
     def _take_children(self, preview: RemotePreview) -> None:
@@ -236,8 +241,8 @@ class _Page:
             room_id = child["state_key"]
             # Who told of the space knows the room as well, or says that nobody tells this server of it.
             is_closed = told is not None and room_id in told.closed
-            named = candidates(servers_in_via(child["content"]))[: MOST_SERVERS - bool(told)]
-            servers = [] if is_closed else candidates(named, [told.server] if told else [])
+            of_child = candidates(servers_in_via(child["content"]))[: MOST_SERVERS - bool(told)]
+            servers = [] if is_closed else candidates(of_child, [told.server] if told else [])
             after.append(_Coming(room_id, coming.depth + 1, tuple(servers)))
         return after
 

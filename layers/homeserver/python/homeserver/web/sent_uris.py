@@ -23,18 +23,23 @@ def sent_uris(path: str, query: str, tail: str = "") -> Iterator[str]:
     """Every spelling of an address under which a server may have signed it, the most likely ones first.
 
     `path` is decoded, `query` as it was sent. `tail` is the last ID in the path, if slashes may stand in it: they were
-    escaped or they were not. All other slashes separate.
+    escaped or they were not, or all but one at the end were, with which addresses of the draft end. All other slashes
+    separate.
     """
     head = path[: len(path) - len(tail)] if tail and path.endswith(tail) else path
     rest = path[len(head) :]
     behind = f"?{query}" if query else ""
     seen: set[str] = set()
     for safe in _STYLES:
-        for slash in ("", "/") if "/" in rest else ("",):
-            try:
-                uri = quote(head, safe=safe + "/") + quote(rest, safe=safe + slash) + behind
-            except UnicodeEncodeError:
-                return  # a lone surrogate: nobody can have sent that
+        try:
+            start, ends = quote(head, safe=safe + "/"), [quote(rest, safe=safe)]
+            if "/" in rest:
+                ends.append(quote(rest, safe=safe + "/"))
+            if rest.endswith("/"):
+                ends.append(quote(rest[:-1], safe=safe) + "/")
+        except UnicodeEncodeError:
+            return  # a lone surrogate: nobody can have sent that
+        for uri in (start + end + behind for end in ends):
             if uri not in seen:
                 seen.add(uri)
                 yield uri
