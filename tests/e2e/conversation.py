@@ -19,6 +19,12 @@ class Witness(Client):
 
     answered: ClassVar[set[tuple[str, str]]] = set()
 
+    def moved_to(self, base: str) -> "Witness":
+        """A twin of it remembers too."""
+        moved = Witness(base, user_id=self.user_id, device_id=self.device_id, token=self.token, since=self.since)
+        moved.seen = {room_id: list(events) for room_id, events in self.seen.items()}
+        return moved
+
     def ask_anything(self, method: str, path: str, body: Any = None, **options: Any) -> Answer:
         answer = super().ask_anything(method, path, body, **options)
         if answer.status < 300:

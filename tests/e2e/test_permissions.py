@@ -120,10 +120,21 @@ def called(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[Pair]]:
         *live_with_late_rows(folder, record),
         *live_with_a_server_that_does_not_answer(folder, ColdServer, record),
     )
-    for pairs in (crowded_room(folder), repaired(folder), *others):
+    for pairs in (crowded_room(folder), repaired(folder), another_room(folder), *others):
         for function, more in pairs.items():
             found.setdefault(function, set()).update(more)
     return found
+
+
+def another_room(folder: Path) -> dict[str, set[Pair]]:
+    """A function that remembers the rooms of a user meets one that is new to it."""
+    with Server(folder, REGISTRATION="open", RECORD_PERMISSIONS="1") as server:
+        user = server.register("settled")
+        for _ in range(2):
+            room_id = user.create_room()
+            user.sync_until(lambda room_id=room_id: room_id in user.seen)
+        assert server.stop() == 0
+    return record(folder)
 
 
 def crowded_room(folder: Path) -> dict[str, set[Pair]]:

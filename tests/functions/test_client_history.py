@@ -24,7 +24,7 @@ from functions.rooms import (
     sync,
     texts,
 )
-from homeserver.matrix.sync_token import SyncToken, user_tag
+from homeserver.matrix.sync_token import RoomToken, SyncToken, user_tag
 from homeserver.storage.connection import connection
 from homeserver.storage.sync_bases import store_base_request
 
@@ -85,6 +85,17 @@ def test_the_start_of_the_history_has_no_end_and_later_events_follow_a_forward_p
     assert messages(alice, room_id, dir="f", **{"from": page["end"]}).json == {"chunk": [], "start": page["end"]}
     say(alice, room_id, "later")
     assert texts(messages(alice, room_id, dir="f", **{"from": page["end"]}).json["chunk"]) == ["later"]
+
+
+def test_a_page_between_a_place_before_an_event_and_the_event_before_it_is_empty_and_the_last(alice: User) -> None:
+    room_id = create_room(alice)
+    say(alice, room_id, "a", "b")
+    last = len(all_pages(alice, room_id, dir="f"))
+    before_b, behind_a = RoomToken.before(last).encode(), RoomToken(last - 1).encode()
+    page = messages(alice, room_id, dir="b", **{"from": before_b, "to": behind_a}).json
+    assert page == {"chunk": [], "start": before_b}
+    again = messages(alice, room_id, dir="b", **{"from": before_b, "limit": 1}).json
+    assert texts(again["chunk"]) == ["a"]
 
 
 def test_history_of_many_buckets_is_whole(alice: User) -> None:

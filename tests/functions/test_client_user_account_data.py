@@ -188,7 +188,7 @@ def test_the_server_itself_may_write_any_type(alice):
 
 
 def test_an_unknown_endpoint_under_user_is_unrecognized(call, alice):
-    answer = call(FUNCTION, "POST", f"{ALICE}/openid/request_token", {}, token=alice.token)
+    answer = call(FUNCTION, "POST", f"{ALICE}/openid/other", {}, token=alice.token)
     assert (answer.status, answer.errcode) == (404, "M_UNRECOGNIZED")
     answer = call(FUNCTION, "POST", f"{ALICE}/account_data/a", {}, token=alice.token)
     assert (answer.status, answer.errcode, answer.headers["allow"]) == (405, "M_UNRECOGNIZED", "GET, PUT")

@@ -210,7 +210,8 @@ def test_what_is_dropped_is_named_where_it_has_an_id() -> None:
     assert checked(pdu, V11).event_id == event_id_of(pdu, V11)
     assert checked({**signed_pdu(V1), "depth": -1}, V1).event_id == f"$e1:{REMOTE}"
     assert checked({**signed_pdu(V1), "event_id": "x"}, V1).event_id == ""
-    assert checked({**signed_pdu(V11), "content": {"value": 1.5}}, V11).event_id == event_id_of(signed_pdu(V11), V11)
+    whole = signed_pdu(V11)
+    assert checked({**whole, "content": {"value": 1.5}}, V11).event_id == event_id_of(whole, V11)
 
 
 # ── Check 2 ─────────────────────────────────────────────────────────────────────────────────────────

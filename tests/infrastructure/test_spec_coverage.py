@@ -21,7 +21,8 @@ def test_the_committed_page_is_current(specification: dict) -> None:
 
 
 def test_what_is_tested_is_served(specification: dict) -> None:
-    operations = {endpoint["operationId"]: endpoint for endpoint in specification["endpoints"]}
+    # Other kinds of servers have operations of the same names.
+    operations = {e["operationId"]: e for e in specification["endpoints"] if "/identity/" not in e["path"]}
     known: dict[str, frozenset[str]] = {}
     for path, methods in known_endpoints().items():
         known[spec_coverage.shape(path)] = known.get(spec_coverage.shape(path), frozenset()) | methods
@@ -97,7 +98,7 @@ def test_what_is_served_beyond_the_specification_is_what_the_page_means(specific
         ("POST", "/_matrix/client/v3/rooms/{roomId}/invite", "inviteBy3PID", "served"),
         ("DELETE", "/_matrix/client/v3/rooms/{roomId}/send/{eventType}/{txnId}", "nothing", "missing"),
         ("POST", "/_matrix/client/v3/login", "login", "partly"),
-        ("PUT", "/_matrix/federation/v1/send/{txnId}", "sendTransaction", "missing"),
+        ("GET", "/_matrix/client/v3/pushrules/", "getPushRules", "missing"),
     ],
 )
 def test_an_endpoint_stands_where_the_server_puts_it(method: str, path: str, operation: str, standing: str) -> None:

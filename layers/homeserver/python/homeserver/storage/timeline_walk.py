@@ -58,7 +58,7 @@ class TimelineWalk:
         self._anchor = None
 
     def skip_gap(self) -> None:
-        """Go on at what lies before the gap, although something is missing there."""
+        """Go on at what lies before the position, although something may be missing in between."""
         self.at = RoomToken(self.at.live - 1)
 
     def _is_first(self, entry: Entry) -> bool:
@@ -87,6 +87,7 @@ class TimelineWalk:
             if top.has_history:
                 self._anchor = top
                 return self._history_back(size)
+            self.skip_gap()  # it is none, so the place is the same as behind the position before
         page: list[Entry] = []
         for entry in reversed(entries):
             if RoomToken(*entry.place) <= self.stop:
