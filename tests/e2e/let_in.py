@@ -48,12 +48,28 @@ def let_in(alice: Client, bob: Client, nobody: Client, peer: Peer) -> None:
     again = guest.event("join", closed, carol)
     ok(guest.send("join", again))
     ok(guest.send("join", again))
+    redact_too_early(alice, lobby, guest, carol)
     alice.set_state(lobby, "m.room.join_rules", {"join_rule": "knock"})
     ok(guest.enter("knock", lobby, erin))
     invited = be_invited(bob.user_id, guest)
     assert invited <= bob.sync()["rooms"]["invite"].keys()
     by_address(alice, bob, guest, nobody)
     come_late(alice, bob, guest)
+
+
+def redact_too_early(alice: Client, room_id: str, guest: Guest, carol: str) -> None:
+    """A join is redacted before it comes: the redaction waits for it, unseen."""
+    join = guest.event("join", room_id, guest.user("hasty"))
+    template = guest.make("leave", room_id, carol).json  # which has the edges of whatever she says
+    said = {"type": "m.room.message", "state_key": None, "content": {"msgtype": "m.text", "body": "too early"}}
+    redaction = {"type": "m.room.redaction", "state_key": None, "content": {}, "redacts": join.event_id}
+    pdus = [dict(guest.sign(template, **change).pdu) for change in (redaction, said)]
+    body = {"origin": guest.name, "origin_server_ts": 1, "pdus": pdus, "edus": []}
+    ok(guest.ask("PUT", path("v1", "send", "early"), body))
+    alice.sync_until(lambda: "too early" in alice.bodies(room_id))
+    ok(guest.send("join", join))
+    (redacted,) = [event for event in alice.messages(room_id, "f") if event["event_id"] == join.event_id]
+    assert redacted["unsigned"]["redacted_because"]["sender"] == carol
 
 
 def restricted(allow: list[dict[str, str]]) -> dict[str, Any]:

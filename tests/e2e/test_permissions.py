@@ -41,6 +41,7 @@ from e2e.late_rows import live_with_late_rows
 from e2e.let_in import be_invited, guest_of, let_in
 from e2e.local_run import SERVER_NAME, Server
 from e2e.reading_servers import be_read
+from e2e.remember_elsewhere import remember_elsewhere
 from e2e.sent_by_servers import be_sent, crowded, full_device_box, old_gap, old_receipt
 from e2e.sent_to_servers import live_with_a_server_that_does_not_answer
 from e2e.told_by_servers import be_told
@@ -107,6 +108,7 @@ def called(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[Pair]]:
             keep_order(alice, bob, server)
             go_elsewhere(alice, bob, carol, nobody, folder)
             be_told(alice, folder)
+            remember_elsewhere(alice, bob, nobody, folder)
             with Peer(folder / "peer") as peer:
                 be_asked(nobody, alice, peer)
             with InvitedServer(folder / "guests", key=KEY) as guests:

@@ -43,7 +43,7 @@ class HistoryRoom(RemoteServer):
     ) -> None:
         self.name, self.now, self.rules = name, start, ROOM_VERSIONS[version]
         self.events, self.after, self._hashes = {}, {}, {}
-        self.keys = {name: KEY, SERVER_NAME: signing_key(), **(keys or {})}
+        self.keys = {name: KEY, **self._home_keys(), **(keys or {})}
         self.tip: list[str] = []
         self.room_id = "" if self.rules.room_id_is_create_hash else f"!room{start}:{name}"
         founder = self.user("carol")
@@ -58,6 +58,10 @@ class HistoryRoom(RemoteServer):
         self.make("m.room.join_rules", {"join_rule": "public"}, founder, state_key="")
         if visibility is not None:
             self.make("m.room.history_visibility", {"history_visibility": visibility}, founder, state_key="")
+
+    def _home_keys(self) -> Mapping[str, SigningKey]:
+        """The keys that local users' events are signed with."""
+        return {SERVER_NAME: signing_key()}
 
     def tips(self) -> list[str]:
         return self.tip
