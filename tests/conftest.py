@@ -16,7 +16,7 @@ _compared: set[tuple[str, str, int]] = set()
 
 def pytest_sessionstart(session: pytest.Session) -> None:
     """Begin with an empty record; only the process that all others belong to clears it."""
-    if not hasattr(session.config, "workerinput") and RECORDS.is_dir():
+    if not hasattr(session.config, "workerinput") and not _is_nested(session) and RECORDS.is_dir():
         for record in RECORDS.iterdir():
             record.unlink()
 
@@ -32,12 +32,17 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     return report
 
 
-def pytest_sessionfinish() -> None:
+def pytest_sessionfinish(session: pytest.Session) -> None:
     """Write the record of this process."""
-    if _compared:
+    if _compared and not _is_nested(session):
         RECORDS.mkdir(parents=True, exist_ok=True)
         name = os.environ.get("PYTEST_XDIST_WORKER", "main")
         (RECORDS / f"{name}.json").write_text(json.dumps(sorted(_compared)), encoding="utf-8")
+
+
+def _is_nested(session: pytest.Session) -> bool:
+    """Whether a test of another run started this one, as the mutations of the rules do: it keeps out of the record."""
+    return not hasattr(session.config, "workerinput") and "PYTEST_XDIST_WORKER" in os.environ
 
 
 @pytest.fixture(scope="session")
