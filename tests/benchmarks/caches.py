@@ -40,6 +40,7 @@ def forget_everything() -> None:
     slots._rooms.clear()
     large_rooms._rooms.clear()
     timeline_cache._rooms.clear()
+    timeline_cache._roots.clear()
     timeline_cache._aggregated.clear()
     relations._parents.clear()
     state_cache._events.clear()

@@ -33,6 +33,10 @@ HELD = (
     "initial sync, whole",
     "incremental sync, lazy",
     "incremental sync, whole",
+    "incremental sync over a gap, lazy",
+    "incremental sync over a gap, whole",
+    "incremental sync of a join, lazy",
+    "incremental sync of a join, whole",
     "messages, backwards",
     "messages, backwards, lazy",
     "messages, forwards",
@@ -106,7 +110,36 @@ class Room:
         state = self._cold("state", lambda: get("state"))
         left = self._cold("state of a room that one has left", lambda: self._get(self.latest, "state"))
         assert len(left) == len(state) - 1  # the reader was not there
+        self._move_on(reader, since)
         return {name.split(": ", 1)[1]: row for name, row in server.rows.items() if name.startswith(f"{self.name}: ")}
+
+    def _move_on(self, reader: Person, since: str) -> None:
+        """Measure syncs over a gap before, and after, which the room's state changed, and one of a join."""
+        server = self.server
+        kinds: tuple[tuple[str, dict[str, str]], ...] = (("lazy", {"filter": LAZY}), ("whole", {}))
+        newcomer, later, last = (server.person(f"{self.name}-newcomer-{number}") for number in range(3))
+        server.join(newcomer, self.room_id)
+        path = f"{V3}/rooms/{quote(self.room_id)}/state/m.room.topic"
+        server.call("client_events", "PUT", path, {"topic": "what came later"}, token=self.creator.token)
+        for number in range(_MESSAGES_OF_A_GAP):
+            server.send(self.creator, self.room_id, f"gap{number}", f"message {number} of the gap")
+            if number == _MESSAGES_OF_A_GAP - 2:
+                server.join(later, self.room_id)
+        server.follow()
+        for kind, asked in kinds:
+            name = f"incremental sync over a gap, {kind}"
+            answer = self._cold(name, partial(self._sync, reader, since=since, **asked))
+            told = answer["rooms"]["join"][self.room_id]
+            assert told["timeline"]["limited"]
+            changed = {(event["type"], event["state_key"]) for event in told["state"]["events"]}
+            assert changed >= {("m.room.topic", ""), ("m.room.member", newcomer.user_id)}
+        since = answer["next_batch"]
+        server.join(last, self.room_id)
+        for kind, asked in kinds:
+            name = f"incremental sync of a join, {kind}"
+            answer = self._cold(name, partial(self._sync, reader, since=since, **asked))
+            told = answer["rooms"]["join"][self.room_id]
+            assert [event["state_key"] for event in told["timeline"]["events"]] == [last.user_id]
 
     def _cold(self, name: str, work: Callable[[], Any]) -> Any:
         forget_everything()
@@ -131,6 +164,7 @@ class Room:
         return get(f"context/{quote(self.old_event, safe='')}", limit="4", filter=event_filter)
 
 
+_MESSAGES_OF_A_GAP = 12  # more than a timeline shows
 _ITEMS_OF_A_PAGE = 1600  # rows of memberships in 1 MB
 LAZY_ROOM = json.dumps({"lazy_load_members": True})
 

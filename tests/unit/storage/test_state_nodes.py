@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from homeserver.matrix import state_tree
-from homeserver.storage.state_nodes import entry_count, read_trees
+from homeserver.storage import state_nodes
+from homeserver.storage.state_nodes import StateNodes, entry_count, is_known, read_trees, take_back
 
 Key = tuple[str, str]
 
@@ -99,3 +100,22 @@ def test_whatever_two_states_are_their_difference_is_read_ahead(
         if state_tree.EMPTY_ROOT not in (before, after):
             expected = {key: (a.get(key), b.get(key)) for key in a.keys() | b.keys() if a.get(key) != b.get(key)}
             assert state_tree.diff(nodes, before, after) == expected
+
+
+@given(states, states, st.sampled_from([40, 200, state_tree.LEAF_LIMIT]))
+def test_an_earlier_state_is_worked_out_of_a_later_one_and_a_wrong_guess_is_noticed(
+    earlier: dict[Key, str], later: dict[Key, str], leaf_limit: int
+) -> None:
+    changes = {key: earlier.get(key) for key in earlier.keys() | later.keys() if earlier.get(key) != later.get(key)}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(state_tree, "LEAF_LIMIT", leaf_limit)  # deep trees of few entries
+        patch.setattr(state_nodes, "_cache", {})
+        built, before = state_tree.build(later), state_tree.build(earlier).root
+        assert not take_back("!room", built.root, {**changes, ("m.room.topic", ""): "$more"}, before)
+        state_nodes._remember("!room", built.new_nodes)
+        known = dict(state_nodes._cache)
+        assert not take_back("!room", built.root, {**changes, ("m.room.topic", ""): "$more"}, before)
+        assert state_nodes._cache == known
+        assert take_back("!room", built.root, changes, before)
+        assert is_known("!room", before)
+        assert state_tree.items(StateNodes("!room"), before) == earlier

@@ -70,7 +70,9 @@ def events_since(requester: Requester, since: str | None) -> SyncResult:
     if since is None:
         told = _where_it_stands(standing.inbox)
         return _result(None, next_token(requester, told, standing.epoch), [])
-    news = read_news(requester.user_id, standing.inbox, told, _EVENTS_ONLY, initial=False, full_state=False)
+    news = read_news(
+        requester.user_id, standing.inbox, told, _EVENTS_ONLY, initial=False, full_state=False, with_state=False
+    )
     chunk = [(0, event) for event in _invitations(requester, news)]
     size = 0
     for room in in_parallel(*[partial(_room_events, requester, task, news) for task in news.tasks]):

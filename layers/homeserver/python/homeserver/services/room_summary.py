@@ -5,7 +5,7 @@ Source: client-server API v1.19, "Syncing", `RoomSummary`; "Calculating the disp
 
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -16,6 +16,7 @@ from homeserver.services.sync_state import Window
 from homeserver.services.visibility import Reader
 from homeserver.storage.room_counts import known_counts, read_counts, remember, store_counts
 from homeserver.storage.room_items import Head
+from homeserver.storage.rooms import StateKey
 from homeserver.storage.state_cache import state_events
 from homeserver.storage.state_nodes import StateNodes
 from homeserver.storage.timeline import Entry
@@ -48,12 +49,42 @@ def room_summary(reader: Reader, window: Window, *, whole: bool) -> dict[str, An
     is_named = _names_the_room(window) or _is_named(head, rules)
     if is_named and not whole and window.is_whole and not any(_is_of(entry, _MEMBERS) for entry in window.entries):
         return {}  # only its name changed, and who has a name needs no heroes
-    # With a room that was never told what is stored was read together with its head.
-    counts, _ = counts_of(head, rules, *_at_hand(window), is_read=window.since == 0)
+    counts, _ = counts_of(head, rules, *_at_hand(window), is_read=window.counted)
     summary: dict[str, Any] = {"m.joined_member_count": counts.joined, "m.invited_member_count": counts.invited}
     if not is_named:
         summary["m.heroes"] = counts.heroes(reader.user_id, HEROES)
     return summary
+
+
+@dataclass(frozen=True, slots=True)
+class SummaryReads:
+    """What a summary that may have changed is going to be made of: the room's `names`, and its members' `counts`."""
+
+    names: bool = False
+    counts: bool = False
+
+
+def summary_reads(reader: Reader, window: Window) -> SummaryReads:
+    """What `room_summary` will most likely ask for, of a room that is not told whole."""
+    if not reader.is_joined or not _may_change(reader, window):
+        return SummaryReads()
+    counts = not window.is_whole or any(_is_of(entry, _MEMBERS) for entry in window.entries)
+    return SummaryReads(not _names_the_room(window), counts)
+
+
+def changes_to_count(head: Head, window: Window) -> list[tuple[StateKey, str]]:
+    """The membership events that `room_summary` will ask for, with the state's tree and stored counts in memory."""
+    nodes, root, known = StateNodes(head.room), bytes(head.root), known_counts(head.room)
+    at_hand, replaced = _at_hand(window)
+    if known is None:
+        members = [pair for pair in state_tree.items(nodes, root).items() if pair[0][0] == _MEMBER]
+        return [pair for pair in members if pair[1] not in at_hand]
+    differences = state_tree.diff(nodes, known.root, root)
+    changes = {key: pair for key, pair in differences.items() if key[0] == _MEMBER}
+    if len(changes) > _COUNTED_ANEW_FROM:
+        return []
+    read = [(key, event_id) for key, pair in changes.items() for event_id in pair if event_id is not None]
+    return [(key, event_id) for key, event_id in read if event_id not in at_hand and event_id not in replaced]
 
 
 def _may_change(reader: Reader, window: Window) -> bool:

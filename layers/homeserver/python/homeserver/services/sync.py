@@ -40,7 +40,7 @@ from homeserver.services.sync_news import (
     tell_ephemeral,
 )
 from homeserver.services.sync_rooms import Question, RoomAnswer
-from homeserver.storage import slots
+from homeserver.storage import room_counts, slots, timeline_cache
 from homeserver.storage.connection import connection, in_parallel
 from homeserver.storage.inbox import read_inbox
 from homeserver.storage.inbox_shards import Inbox
@@ -52,6 +52,7 @@ from homeserver.storage.user_data import AccountData
 
 MOST_BYTES = 4_000_000  # Lambda passes 6 MB
 MOST_SECONDS = 15.0
+_LARGE_ROOMS = 8  # of which it is looked up, a read each, where the client stood before it is known whether they moved
 # Under which names `state_after` goes, by the name of the parameter that asks for it.
 STATE_AFTER = {
     "use_state_after": "state_after",
@@ -102,7 +103,8 @@ def read_standing(
 ) -> Standing:
     """The inbox and what a token says was told of it. Raises InvalidParam for what cannot be used.
 
-    One round; one more for the heads of large rooms and, `with_streams`, for what there is outside of rooms.
+    One round; one more for the heads of large rooms and, `with_streams`, for what there is outside of rooms, and for
+    where large rooms were before.
     """
     user_id = requester.user_id
     token = decode_token(requester, since)
@@ -115,13 +117,21 @@ def read_standing(
     )
     told = delivered_before(token, bases, epoch)
     reads = reads_of_streams(user_id, inbox, told, initial=since is None or told.again) if with_streams else ()
-    _, *streams = in_parallel(partial(_look_at_large_rooms, user_id, inbox), *reads)
+    rooms = slots.rooms_of_slots(user_id, marked_slots(inbox))  # mostly known by now
+    behind = [(room_id, told.positions[slot]) for slot, room_id in rooms.items() if told.positions.get(slot)]
+    behind = behind[:_LARGE_ROOMS] if with_streams else []
+    _, _, *answers = in_parallel(
+        partial(_look_at_large_rooms, user_id, inbox, rooms),
+        partial(room_counts.learn_counts, [room_id for room_id, _ in behind]),
+        *reads,
+        *[partial(timeline_cache.learn_root, room_id, position) for room_id, position in behind],
+    )
+    streams = answers[: len(reads)]
     check_reached(user_id, told, inbox)
     return Standing(inbox, told, wanted, epoch, Streams(*streams) if with_streams else None)
 
 
-def _look_at_large_rooms(user_id: str, inbox: Inbox) -> None:
-    rooms = slots.rooms_of_slots(user_id, marked_slots(inbox))  # mostly known by now
+def _look_at_large_rooms(user_id: str, inbox: Inbox, rooms: Mapping[int, str]) -> None:
     look_at_heads(connection().dispatch, user_id, inbox, consistent=True, ephemeral=True, rooms=rooms)
 
 

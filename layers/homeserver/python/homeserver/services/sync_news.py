@@ -6,6 +6,7 @@ Source: client-server API v1.19, "Syncing", "Ignoring Users"; `docs/architecture
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -15,7 +16,16 @@ from homeserver.services.clock import now_ms
 from homeserver.services.ephemeral import EphemeralNews, read_ephemeral
 from homeserver.services.ignored_users import IGNORED_USER_LIST, ignored_by
 from homeserver.services.sync_delivered import Delivered
-from homeserver.services.sync_rooms import Question, RoomAnswer, RoomTask, View, answer_room, first_window, is_over
+from homeserver.services.sync_rooms import (
+    Question,
+    RoomAnswer,
+    RoomTask,
+    View,
+    answer_room,
+    first_window,
+    has_gap,
+    is_over,
+)
 from homeserver.storage import invites, room_counts, slots, state_nodes, timeline_cache, user_data
 from homeserver.storage.connection import Key, batch_get, in_parallel
 from homeserver.storage.inbox_shards import Inbox
@@ -86,11 +96,12 @@ def read_news(
     initial: bool,
     full_state: bool,
     streams: Streams | None = None,
+    with_state: bool = True,
 ) -> News:
     """Everything that the inbox is ahead in; `told` takes up what counts as told already.
 
     `initial`: the client asks for everything. With `full_state` rooms that did not move are among the tasks too.
-    `streams` of this inbox, where they were read before.
+    `streams` of this inbox, where they were read before. `with_state`: what changed in the rooms' state will be told.
     """
     if streams is None:
         streams = Streams(*in_parallel(*reads_of_streams(user_id, inbox, told, initial=initial)))
@@ -125,7 +136,7 @@ def read_news(
         if slot in rooms and rooms[slot] not in news.slots:
             told.ephemeral[slot] = max(told.ephemeral.get(slot, 0), inbox.slots[slot].ephemeral)
             told.typing.pop(slot, None)
-    _read_rooms(user_id, news, inbox, told, wanted)
+    _read_rooms(user_id, news, inbox, told, wanted, with_state=with_state)
     news.invites = [invite for invite in news.invites if _inviter(user_id, invite) not in news.ignored]
     _settle_invites(news, told)
     return news
@@ -186,8 +197,11 @@ def _inviter(user_id: str, invite: Invite) -> str | None:
     return None
 
 
-def _read_rooms(user_id: str, news: News, inbox: Inbox, told: Delivered, wanted: Filter) -> None:
-    """Heads and rows of all rooms, and beside them ephemeral events and the timelines of the first few."""
+def _read_rooms(user_id: str, news: News, inbox: Inbox, told: Delivered, wanted: Filter, *, with_state: bool) -> None:
+    """Heads and rows of all rooms, and beside them ephemeral events and the timelines of the first few.
+
+    `with_state`: also where the rooms stood before, and the stored counts, for those that have a gap.
+    """
     others = {change.room_id for change in news.account_data if change.room_id} | news.slots.keys()
     others |= {invite.room_id for invite in news.invites}
     if not news.tasks and not others:
@@ -201,24 +215,43 @@ def _read_rooms(user_id: str, news: News, inbox: Inbox, told: Delivered, wanted:
     # A partition of the timeline a call.
     parts = [(task, part) for task in first for part in _by_bucket(*first_window(task, wanted.room.timeline))]
     timelines = [partial(timeline_cache.read_ahead, task.room_id, *part) for task, part in parts]
-    news.ignored, found, news.ephemeral, *read = in_parallel(
+    gaps = [task for task in first if with_state and has_gap(task, wanted.room.timeline)]
+    uncounted = {task.room_id for task in gaps if room_counts.known_counts(task.room_id) is None}
+    news.ignored, found, news.ephemeral, _, *read = in_parallel(
         # Who has no account data ignores nobody. It is first, as what reads the ephemeral events asks for it too.
         partial(ignored_by, user_id, number=number) if number else frozenset,
-        partial(_heads_and_rows, user_id, news.tasks, others),
+        partial(_heads_and_rows, user_id, news.tasks, others, uncounted),
         partial(read_ephemeral, user_id, noisy, typing_until=typing, account_data_number=number) if noisy else dict,
+        partial(state_nodes.read_ahead, _tops(first, inbox)),
         *timelines,
+        *[partial(timeline_cache.learn_root, task.room_id, task.since) for task in gaps],
     )
     news.views, news.rows = found
     entries: dict[str, dict[int, Entry]] = {task.room_id: {} for task in first}
-    for (task, _), ahead in zip(parts, read, strict=True):
+    for (task, _), ahead in zip(parts, read, strict=False):
         entries[task.room_id].update(ahead.entries)
-    news.ahead = {task.room_id: Ahead(task.target, entries[task.room_id]) for task in first}
+    news.ahead = {
+        task.room_id: Ahead(task.target, entries[task.room_id], counted=task.room_id in uncounted) for task in first
+    }
     # A slot beyond where its user left: they may have come back, in a commit of which the row was not visible yet.
     doubtful = [task for task in news.tasks if _left_before(news.rows.get(task.room_id), task.target)]
     if doubtful:
         views, rows = _heads_and_rows(user_id, doubtful, ())
         news.views |= views
         news.rows |= rows
+
+
+def _tops(tasks: Iterable[RoomTask], inbox: Inbox) -> list[tuple[str, bytes]]:
+    """Where what changed in large rooms will be looked for, as far as it is known by now: (room, root) pairs."""
+    tops: list[tuple[str, bytes]] = []
+    for task in tasks:
+        now, before = inbox.slots[task.slot].root, timeline_cache.known_root(task.room_id, task.since)
+        if not now or before is None or before == now:
+            continue
+        counts = room_counts.known_counts(task.room_id)
+        roots = (now, before) if counts is None else (now, before, counts.root)
+        tops += [(task.room_id, root) for root in dict.fromkeys(roots)]
+    return tops
 
 
 def _by_bucket(low: int, high: int) -> list[tuple[int, int]]:
@@ -233,13 +266,16 @@ def _left_before(row: LocalMember | None, position: int) -> bool:
 
 
 def _heads_and_rows(
-    user_id: str, tasks: Sequence[RoomTask], others: Iterable[str]
+    user_id: str, tasks: Sequence[RoomTask], others: Iterable[str], uncounted: AbstractSet[str] = frozenset()
 ) -> tuple[dict[str, View], dict[str, LocalMember]]:
-    """Head and row of the user for each task, and the rows in the other rooms: one round."""
+    """Head and row of the user for each task, and the rows in the other rooms: one round.
+
+    The stored counts of rooms that were never told, and of those that are `uncounted`, come along.
+    """
     rooms = [task.room_id for task in tasks]
     keys: list[Key] = [(Head, room_id, HEAD) for room_id in rooms]
     keys += [(LocalMember, room_id, f"local/{user_id}") for room_id in dict.fromkeys([*rooms, *others])]
-    new = [room_counts.summary_key(task.room_id) for task in tasks if task.since == 0]
+    new = [room_counts.summary_key(task.room_id) for task in tasks if task.since == 0 or task.room_id in uncounted]
     found = batch_get([*keys, *new], consistent=True)
     for key in new:
         room_counts.take_up(found.get(key))

@@ -8,7 +8,7 @@ Source: client-server API v1.19, "Syncing": `timeline`, `limited`, `prev_batch`,
 the last sync and the start of the timeline.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,6 +22,7 @@ from homeserver.services.aggregations import bundles
 from homeserver.services.lazy_members import remember_told, told_before
 from homeserver.services.related_filter import related_to
 from homeserver.services.room_summary import room_summary
+from homeserver.services.sync_changes import read_changes
 from homeserver.services.sync_format import state_event, timeline_event
 from homeserver.services.sync_state import Members, Window, read_ahead, room_state_update, without_overruled
 from homeserver.services.visibility import Reader
@@ -93,6 +94,11 @@ def first_window(task: RoomTask, timeline_filter: RoomEventFilter) -> tuple[int,
     return max(task.since, task.target - limit), task.target
 
 
+def has_gap(task: RoomTask, timeline_filter: RoomEventFilter) -> bool:
+    """Whether that will most likely begin after what was told before, so that what changed between is told."""
+    return 0 < task.since < first_window(task, timeline_filter)[0]
+
+
 def is_over(task: RoomTask, row: LocalMember, wanted: Filter, *, full_state: bool) -> bool:
     """Whether nothing is to be told of the room, now or later: the user is out of it, and was told or need not be."""
     if row.membership == "join":
@@ -125,6 +131,9 @@ def answer_room(question: Question, task: RoomTask, view: View, ahead: Ahead) ->
             return answer
         if not question.state_after:
             window = without_overruled(reader, window)
+        if not whole:
+            state_filter, at_end = wanted.room.state, question.state_after
+            window = read_changes(reader, window, state_filter, _known_members(reader, window, question), at_end=at_end)
         answer.summary = room_summary(reader, window, whole=whole)
         update = _state_update(reader, 0 if whole else task.since, window, question, answer.summary)
         if row.forgotten is not None:
@@ -166,13 +175,11 @@ def _state_update(
 ) -> list[Event]:
     """The state that passes the filter; of the members what a lazy client needs, and was not told before."""
     room_id, state_filter = reader.view.room_id, question.wanted.room.state
-    remembers = state_filter.lazy_load_members and not state_filter.include_redundant_members
-    requester, filter_hash = question.requester, hash(question.wanted) if remembers else 0
-    known = told_before(requester, room_id, filter_hash, since) if remembers and since else {}
+    known = _known_members(reader, window, question) if since else {}
     members = Members(summary.get("m.heroes", ()), known)
     found = room_state_update(reader, since, window, state_filter, members, at_end=question.state_after)
     update = [event for event in found if state_filter.matches(event.pdu, room_id)][: state_filter.limit]
-    if remembers:
+    if _remembers(question):
         told = {event.state_key or "": event.event_id for event in update if event.type == "m.room.member"}
         if not question.state_after:
             told |= {
@@ -180,8 +187,21 @@ def _state_update(
                 for entry in window.shown
                 if entry.pdu is not None and entry.event_id is not None and entry.pdu["type"] == "m.room.member"
             }
-        remember_told(requester, room_id, filter_hash, window.last, {**known, **told})
+        remember_told(question.requester, room_id, hash(question.wanted), window.last, {**known, **told})
     return update
+
+
+def _remembers(question: Question) -> bool:
+    """Whether the client is not to be told again which members it was told."""
+    state_filter = question.wanted.room.state
+    return state_filter.lazy_load_members and not state_filter.include_redundant_members
+
+
+def _known_members(reader: Reader, window: Window, question: Question) -> Mapping[str, str]:
+    """The membership events, by user, that a lazy client was told with what it was told before."""
+    if not _remembers(question):
+        return {}
+    return told_before(question.requester, reader.view.room_id, hash(question.wanted), window.since)
 
 
 def _read_window(
@@ -227,7 +247,7 @@ def _read_window(
     anchor = max((entry.position for entry in entries if entry.has_history), default=0)
     shown = [entry for entry in shown if entry.position >= anchor]
     limited = bool(wants) and (low > since + 1 or len(shown) > limit or anchor > 0)
-    return Window(entries, shown[-limit:], roots, since, last, limited, settings)
+    return Window(entries, shown[-limit:], roots, since, last, limited, settings, counted=ahead.counted or since == 0)
 
 
 def _wants_any(reader: Reader, timeline_filter: RoomEventFilter) -> bool:

@@ -25,7 +25,7 @@ from homeserver.storage.state_cache import (
 )
 from homeserver.storage.state_nodes import StateNodes, known_entries, read_trees
 from homeserver.storage.timeline import Entry
-from homeserver.storage.timeline_cache import is_settled, read_timeline
+from homeserver.storage.timeline_cache import is_settled, known_root, read_timeline
 
 _MEMBER = "m.room.member"
 _NAMES = (("m.room.name", ""), ("m.room.canonical_alias", ""))
@@ -37,7 +37,8 @@ class Window:
     """The part of a timeline that was read: positions above `since` up to `last`, without a gap at its end.
 
     `entries` ascending, and those of them that are `shown`; `roots` of the room's state after the positions read.
-    `settings`: the state without members at the head, where it was read ahead.
+    `settings`: the state without members at the head, where it was read ahead. `counted`: the stored counts of the
+    room's members were read, if there are any.
     """
 
     entries: Sequence[Entry]
@@ -47,6 +48,7 @@ class Window:
     last: int
     limited: bool
     settings: Mapping[StateKey, Event] | None = None
+    counted: bool = False
 
     def last_only(self) -> "Window":
         """All that is left of a room that was forgotten: the event that ended the user's stay."""
@@ -89,6 +91,9 @@ def root_at(reader: Reader, position: int, window: Window) -> bytes:
         return bytes(head.root)
     if position in window.roots:
         return window.roots[position]
+    known = known_root(reader.view.room_id, position)
+    if known is not None:
+        return known
     found = read_timeline(head, position, position)
     if not found:
         raise KeyError(f"position {position} of {reader.view.room_id}")
@@ -199,7 +204,9 @@ def room_state_update(
         return []
     nodes = StateNodes(reader.view.room_id)
     until = window.last if at_end else window.start
-    needed = _needed(reader, window, members, whole=since == 0) if state_filter.lazy_load_members else None
+    needed: AbstractSet[str] | None = None
+    if state_filter.lazy_load_members:
+        needed = needed_members(window, members) | ({reader.user_id} if since == 0 else set())
     if since == 0:
         ids = _whole(reader, root_at(reader, until, window), needed, window)
     else:
@@ -223,10 +230,9 @@ def room_state_update(
     return state_events(reader.view.head, reader.view.rules, wanted) if wanted else []
 
 
-def _needed(reader: Reader, window: Window, members: Members, *, whole: bool) -> AbstractSet[str]:
-    """Who sent something that is shown, the heroes, and with a whole state the user."""
-    senders = {entry.pdu["sender"] for entry in window.shown if entry.pdu is not None}
-    return senders | set(members.heroes) | ({reader.user_id} if whole else set())
+def needed_members(window: Window, members: Members) -> AbstractSet[str]:
+    """Whose memberships a lazy client needs: of who sent something that is shown, and of the heroes."""
+    return {entry.pdu["sender"] for entry in window.shown if entry.pdu is not None} | set(members.heroes)
 
 
 def _memberships(

@@ -236,37 +236,44 @@ def query_raw(
 def query_whole(model: type[ItemType], hash_key: Any, prefix: str) -> list[ItemType]:
     """All items of a partition under a prefix, read consistently, in order.
 
-    What fills more than one page of 1 MB is read from both ends at the same time: half the rounds.
+    What fills more than one page of 1 MB is read from both ends at the same time: half the rounds. Neither reads on
+    into what the other has read, so that at most the two pages that meet have something in common.
     """
     hash_name, range_name = _key_attributes(model)
     if range_name is None:
         raise TypeError(f"the items of {model.Meta.table_name} have no sort key")
-    request: dict[str, Any] = {
-        "TableName": model.Meta.table_name,
-        "KeyConditionExpression": "#h = :h AND begins_with(#r, :p)",
-        "ExpressionAttributeNames": {"#h": hash_name, "#r": range_name},
-        "ExpressionAttributeValues": {":h": {"S": hash_key}, ":p": {"S": prefix}},
-        "ConsistentRead": True,
-    }
+    # What comes right behind everything under the prefix: no item of ours has this key.
+    end = prefix[:-1] + chr(ord(prefix[-1]) + 1)
 
-    def page(after: Mapping[str, Any] | None, *, forward: bool) -> dict[str, Any]:
+    def page(low: str, high: str, after: Mapping[str, Any] | None, *, forward: bool) -> dict[str, Any]:
+        """The next page from `low` to `high`, after a key that was read, from the one end or from the other."""
+        request: dict[str, Any] = {
+            "TableName": model.Meta.table_name,
+            "KeyConditionExpression": "#h = :h AND #r BETWEEN :low AND :high",
+            "ExpressionAttributeNames": {"#h": hash_name, "#r": range_name},
+            "ExpressionAttributeValues": {":h": {"S": hash_key}, ":low": {"S": low}, ":high": {"S": high}},
+            "ConsistentRead": True,
+            "ScanIndexForward": forward,
+        }
         start = {} if after is None else {"ExclusiveStartKey": after}
-        answer: dict[str, Any] = connection().dispatch("Query", {**request, "ScanIndexForward": forward, **start})
+        answer: dict[str, Any] = connection().dispatch("Query", {**request, **start})
         return answer
 
-    def place(key: Mapping[str, Any]) -> bytes:
-        return str(key[range_name]["S"]).encode()
+    def name(key: Mapping[str, Any]) -> str:
+        return str(key[range_name]["S"])
 
-    answer = page(None, forward=True)
-    found = {place(item): item for item in answer["Items"]}
+    answer = page(prefix, end, None, forward=True)
+    found = {name(item): item for item in answer["Items"]}
     low, high = answer.get("LastEvaluatedKey"), None
-    while low is not None and (high is None or place(low) < place(high)):
-        up, down = in_parallel(partial(page, low, forward=True), partial(page, high, forward=False))
-        found |= {place(item): item for part in (up, down) for item in part["Items"]}
+    # DynamoDB sorts text by its bytes.
+    while low is not None and (high is None or name(low).encode() < name(high).encode()):
+        between = (name(low), end if high is None else name(high))
+        up, down = in_parallel(partial(page, *between, low, forward=True), partial(page, *between, high, forward=False))
+        found |= {name(item): item for part in (up, down) for item in part["Items"]}
         low, high = up.get("LastEvaluatedKey"), down.get("LastEvaluatedKey")
         if high is None:
             break
-    return [model.from_raw_data(found[key]) for key in sorted(found)]
+    return [model.from_raw_data(found[key]) for key in sorted(found, key=str.encode)]
 
 
 _pool = ThreadPoolExecutor(max_workers=8, thread_name_prefix="read")

@@ -39,12 +39,16 @@ def inbox_table() -> str:
 
 @dataclass(slots=True)
 class SlotState:
-    """What the inbox says of one slot. Times are milliseconds; `large`: the head says how far the room is."""
+    """What the inbox says of one slot. Times are milliseconds; `large`: the head says how far the room is.
+
+    `root`: that of the state which such a head was seen with; empty before.
+    """
 
     position: int = 0
     ephemeral: int = 0
     arrived: int = 0
     large: bool = False
+    root: bytes = b""
 
 
 @dataclass(slots=True)

@@ -13,6 +13,7 @@ Users without a marked slot pay nothing: the marks come with the poll, and only 
 This module imports neither PynamoDB nor botocore: the waiting loop of `/sync` can use it.
 """
 
+from base64 import b64decode
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
@@ -86,9 +87,12 @@ def look_at_heads(
         state = inbox.slots[slots[item["room"]["S"]]]
         if item["k"]["S"] == "ephemeral":
             state.ephemeral = max(state.ephemeral, int(item["a"]["N"]))
-        elif int(item["p"]["N"]) > state.position:
-            state.position = int(item["p"]["N"])
-            state.arrived = int(item["ta"]["N"])
+        else:
+            root = item["r"]["B"]
+            state.root = root if isinstance(root, bytes) else b64decode(root)
+            if int(item["p"]["N"]) > state.position:
+                state.position = int(item["p"]["N"])
+                state.arrived = int(item["ta"]["N"])
 
 
 def _get_all(

@@ -4,6 +4,8 @@ Written by the follower, now and then; a reader whose head has another state tak
 tree. So the item may be old, and never wrong.
 """
 
+from collections.abc import Iterable
+
 from pynamodb.attributes import BinaryAttribute, JSONAttribute, NumberAttribute, UnicodeAttribute
 from pynamodb.exceptions import UpdateError
 from pynamodb.expressions.update import Action
@@ -48,6 +50,13 @@ def take_up(item: RoomSummaryItem | None) -> None:
     """Remember the counts of an item that was read, unless the process knows of the room already."""
     if item is not None and item.room not in _known:
         remember(item.room, _parse(item))
+
+
+def learn_counts(room_ids: Iterable[str]) -> None:
+    """Learn the stored counts of the rooms of which this process knows none: one round, or none."""
+    keys = [summary_key(room_id) for room_id in room_ids if room_id not in _known]
+    for item in (batch_get(keys, consistent=False) if keys else {}).values():
+        take_up(item)
 
 
 def known_counts(room_id: str) -> RoomCounts | None:

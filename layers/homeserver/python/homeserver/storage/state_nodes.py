@@ -44,6 +44,28 @@ def known_entries(room_id: str, root: bytes, keys: Iterable[StateKey]) -> dict[S
         return None
 
 
+def is_known(room_id: str, node_id: bytes) -> bool:
+    """Whether this process has a node in memory, so that it takes no read."""
+    return node_id == EMPTY_ROOT or (room_id, node_id) in _cache
+
+
+def take_back(room_id: str, root: bytes, changes: Mapping[StateKey, str | None], earlier: bytes) -> bool:
+    """Work out the nodes of an earlier state from a later one in memory, instead of reading them.
+
+    `changes` are what is supposed to have been there before: event IDs, or None for no entry. The root of what comes
+    of it is compared with that of the `earlier` state, so a wrong guess is noticed. Returns whether the earlier state
+    is in memory now, as far as it differs from the later one.
+    """
+    try:
+        update = state_tree.update(_KnownNodes(room_id), root, changes)
+    except KeyError:
+        return False
+    if update.root != earlier:
+        return False
+    _remember(room_id, update.new_nodes)
+    return True
+
+
 class _KnownNodes:
     """The nodes of one room that are in memory. Raises KeyError for any other."""
 

@@ -137,6 +137,15 @@ def read_entries(places: Iterable[EntryKey], *, aggregates: bool = False) -> dic
     return entries
 
 
+def read_root(room_id: str, position: int) -> bytes | None:
+    """The root of the room's state after a position: one round, eventually consistent; None if it is not seen yet.
+
+    What an entry says of it never changes.
+    """
+    found = query_raw(TimelineEntry, bucket_of(room_id, position), position, position, consistent=False)
+    return bytes(found[0]["r"]["B"]) if found else None
+
+
 def read_entry(room_id: str, position: int, offset: int = 0, *, aggregate: bool = False) -> Entry | None:
     """One entry, consistently."""
     place = (room_id, place_number(position, offset))

@@ -16,26 +16,53 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from homeserver.storage.room_items import Head
-from homeserver.storage.timeline import Entry, read_positions
+from homeserver.storage.timeline import Entry, read_positions, read_root
 
 _CACHED_ROOMS = 2000
 _CACHED_ENTRIES = 200  # of one room, the newest
+_CACHED_ROOTS = 20_000
 SETTLED_AFTER_MS = 5_000  # by then every item of a commit can be read
 
 _rooms: dict[str, tuple[int, dict[int, Entry]]] = {}
+# The room's state after positions that lie outside of what is kept of a timeline: it never changes.
+_roots: dict[tuple[str, int], bytes] = {}
 # By room and position: the `aggregate_position` under which the kept entry's aggregate was right; absent means 0
 _aggregated: dict[str, dict[int, int]] = {}
 
 
 @dataclass(frozen=True, slots=True)
 class Ahead:
-    """Entries that were read before the head was; position `committed` was known to be committed before that."""
+    """Entries that were read before the head was; position `committed` was known to be committed before that.
+
+    `counted`: the stored counts of the room's members were read with them.
+    """
 
     committed: int
     entries: Mapping[int, Entry]
+    counted: bool = False
 
 
 NOTHING_AHEAD = Ahead(0, {})
+
+
+def known_root(room_id: str, position: int) -> bytes | None:
+    """The root of a room's state after a position, where this process knows it."""
+    known = _rooms.get(room_id)
+    if known is not None and position in known[1]:
+        return known[1][position].room_root
+    return _roots.get((room_id, position))
+
+
+def learn_root(room_id: str, position: int) -> None:
+    """Learn the root of a room's state after a position: one round, or none.
+
+    An eventual read: what it misses stays unknown.
+    """
+    root = read_root(room_id, position) if known_root(room_id, position) is None else None
+    if root is not None:
+        _roots[room_id, position] = root
+    while len(_roots) > _CACHED_ROOTS:
+        _roots.pop(next(iter(_roots)), None)
 
 
 def is_settled(head: Head, committed: int) -> bool:
