@@ -12,8 +12,11 @@ from moto.dynamodb.responses import DynamoHandler
 
 from benchmarks.caches import forget_everything
 from contract_check import check
+from federation_peer import Peer
 from functions import harness
 from functions.harness import Answer, User
+from functions.remote_server import RemoteServer
+from functions.transactions import Elsewhere, Federated, Inbound, make_elsewhere, make_inbound
 from homeserver.adapters import aws
 from homeserver.settings import settings
 from homeserver.web import routing
@@ -138,3 +141,21 @@ def set_up(server: Callable[..., None]) -> None:
     from homeserver.storage.server import Identity, replace_identity
 
     assert replace_identity(None, Identity(harness.SERVER_NAME, 1, 1))
+
+
+# ── What other servers send: the test brings `peer`, `room_id` and `remote` ─────────────────────────
+
+
+@pytest.fixture
+def inbound(server, monkeypatch: pytest.MonkeyPatch) -> Inbound:
+    return make_inbound(monkeypatch)
+
+
+@pytest.fixture
+def elsewhere(monkeypatch: pytest.MonkeyPatch) -> Elsewhere:
+    return make_elsewhere(monkeypatch)
+
+
+@pytest.fixture
+def fed(peer: Peer, room_id: str, remote: RemoteServer, inbound: Inbound, elsewhere: Elsewhere) -> Federated:
+    return Federated(peer, room_id, remote, inbound, elsewhere)

@@ -19,8 +19,6 @@ from functions.transactions import (
     Inbound,
     cut_off,
     line,
-    make_elsewhere,
-    make_inbound,
     pdu_of,
     points_of,
     send,
@@ -39,16 +37,6 @@ def peer(tmp_path, server: Callable[..., None]) -> Iterator[Peer]:
 
 
 @pytest.fixture
-def inbound(server, monkeypatch: pytest.MonkeyPatch) -> Inbound:
-    return make_inbound(monkeypatch)
-
-
-@pytest.fixture
-def elsewhere(monkeypatch: pytest.MonkeyPatch) -> Elsewhere:
-    return make_elsewhere(monkeypatch)
-
-
-@pytest.fixture
 def room_id(alice: User, inbound: Inbound, elsewhere: Elsewhere) -> str:
     return create_room(alice, preset="public_chat", room_version="11")
 
@@ -59,11 +47,6 @@ def remote(room_id: str, peer: Peer) -> RemoteServer:
     remote = RemoteServer(room_id, peer.name)
     remote.accepted(remote.join(remote.user("carol")))
     return remote
-
-
-@pytest.fixture
-def fed(peer: Peer, room_id: str, remote: RemoteServer, inbound: Inbound, elsewhere: Elsewhere) -> Federated:
-    return Federated(peer, room_id, remote, inbound, elsewhere)
 
 
 def bodies(user: User, room_id: str) -> list[str | None]:

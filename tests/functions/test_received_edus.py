@@ -17,8 +17,6 @@ from functions.transactions import (
     Inbound,
     cut_off,
     edu,
-    make_elsewhere,
-    make_inbound,
     pdu_of,
     points_of,
     send,
@@ -37,16 +35,6 @@ def peer(tmp_path, server: Callable[..., None]) -> Iterator[Peer]:
 
 
 @pytest.fixture
-def inbound(server, monkeypatch: pytest.MonkeyPatch) -> Inbound:
-    return make_inbound(monkeypatch)
-
-
-@pytest.fixture
-def elsewhere(monkeypatch: pytest.MonkeyPatch) -> Elsewhere:
-    return make_elsewhere(monkeypatch)
-
-
-@pytest.fixture
 def room_id(alice: User, inbound: Inbound, elsewhere: Elsewhere) -> str:
     return create_room(alice, preset="public_chat", room_version="11")
 
@@ -56,11 +44,6 @@ def remote(room_id: str, peer: Peer) -> RemoteServer:
     remote = RemoteServer(room_id, peer.name)
     remote.accepted(remote.join(remote.user("carol")), remote.join(remote.user("dave")))
     return remote
-
-
-@pytest.fixture
-def fed(peer: Peer, room_id: str, remote: RemoteServer, inbound: Inbound, elsewhere: Elsewhere) -> Federated:
-    return Federated(peer, room_id, remote, inbound, elsewhere)
 
 
 def typing(room_id: str, user_id: str, is_typing: Any = True) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from functions.federating import LOOPBACK
 from functions.harness import User, register
 from functions.remote_server import KEY, RemoteServer
 from functions.rooms import create_room, follow
-from functions.transactions import Elsewhere, Inbound, cut_off, edu, make_elsewhere, make_inbound, points_of, send
+from functions.transactions import Elsewhere, Inbound, cut_off, edu, points_of, send
 from homeserver.services import received_edus
 from homeserver.storage import remote_devices, to_device
 from homeserver.storage.presence import PresenceItem, load_presence
@@ -25,16 +25,6 @@ def peer(tmp_path, server: Callable[..., None]) -> Iterator[Peer]:
     server(**LOOPBACK)
     with Peer(tmp_path, key=KEY) as running:
         yield running
-
-
-@pytest.fixture
-def inbound(server, monkeypatch: pytest.MonkeyPatch) -> Inbound:
-    return make_inbound(monkeypatch)
-
-
-@pytest.fixture
-def elsewhere(monkeypatch: pytest.MonkeyPatch) -> Elsewhere:
-    return make_elsewhere(monkeypatch)
 
 
 @pytest.fixture

@@ -20,8 +20,6 @@ from functions.transactions import (
     cut_off,
     edu,
     line,
-    make_elsewhere,
-    make_inbound,
     pdu_of,
     points_of,
     send,
@@ -40,16 +38,6 @@ def peer(tmp_path, server: Callable[..., None]) -> Iterator[Peer]:
     server(**LOOPBACK)
     with Peer(tmp_path, key=KEY) as running:
         yield running
-
-
-@pytest.fixture
-def inbound(server, monkeypatch: pytest.MonkeyPatch) -> Inbound:
-    return make_inbound(monkeypatch)
-
-
-@pytest.fixture
-def elsewhere(monkeypatch: pytest.MonkeyPatch) -> Elsewhere:
-    return make_elsewhere(monkeypatch)
 
 
 @pytest.fixture(autouse=True)
@@ -83,11 +71,6 @@ def remote(room_id: str, peer: Peer) -> RemoteServer:
     remote = RemoteServer(room_id, peer.name)
     remote.accepted(remote.join(remote.user("carol")))
     return remote
-
-
-@pytest.fixture
-def fed(peer: Peer, room_id: str, remote: RemoteServer, inbound: Inbound, elsewhere: Elsewhere) -> Federated:
-    return Federated(peer, room_id, remote, inbound, elsewhere)
 
 
 def bodies(user: User, room_id: str) -> list[str | None]:

@@ -1,6 +1,7 @@
 """The waiting loop and large rooms: what an inbox does not follow, the heads tell."""
 
 import json
+from base64 import b64encode
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -32,7 +33,8 @@ class StoreWithHeads:
             rows = [{**wanted["Keys"][0], "r": {"S": ROOM}}]
         else:
             assert wanted == {"Keys": [{"room": {"S": ROOM}, "k": {"S": "head"}}], "ConsistentRead": False}
-            rows = [{**wanted["Keys"][0], "p": {"N": str(self.head)}, "ta": {"N": "1768472430123"}}]
+            head = {"p": {"N": str(self.head)}, "r": {"B": b64encode(b"root").decode()}, "ta": {"N": "1768472430123"}}
+            rows = [{**wanted["Keys"][0], **head}]
         return 200, json.dumps({"Responses": {table: rows}}).encode()
 
 

@@ -26,6 +26,7 @@ from homeserver.services.received_batch import CREATE, check_by_authority
 from homeserver.services.room_draft import RoomDraft
 from homeserver.services.room_placement import Placement, Raced
 from homeserver.services.room_rows import is_joined, is_local
+from homeserver.services.stub_rooms import is_in_room
 from homeserver.storage.auth_events import cover_for, known_events
 from homeserver.storage.connection import Key
 from homeserver.storage.event_places import EventPlace, read_places
@@ -66,7 +67,7 @@ def enter_room(  # noqa: PLR0917 - a join, and the answer to it in its parts
         view, place, counters = _read(room_id, join)
         if _is_done(place):
             return
-        if view is not None and view.head.kind == "full" and int(view.head.local_members) > 0:
+        if view is not None and is_in_room(view.head):
             _receive(join, root, via)
             return
         try:

@@ -21,13 +21,13 @@ from homeserver.observability import fault_point, log
 from homeserver.services.clock import now_ms
 from homeserver.services.inbound_wakes import wake_rooms
 from homeserver.services.received_edus import receive_edus, rooms_of_edus
+from homeserver.services.server_access import ACL, acl_in_row, acl_row_key
 from homeserver.services.stub_rooms import may_be_out_of_band
 from homeserver.storage.connection import Key, batch_get
-from homeserver.storage.room_items import HEAD, Head, StateRow, state_key
-from homeserver.storage.rooms import entry_of_row, load_room
+from homeserver.storage.room_items import HEAD, Head
+from homeserver.storage.rooms import load_room
 from homeserver.storage.staging import Arrivals
 
-_ACL = ("m.room.server_acl", "")
 _MOST_ROOMS = 100  # that are looked at for the EDUs of one transaction
 _MOST_KEY_CHARACTERS = 600  # of what an answer names a PDU by
 _NEWEST_FORMAT = ROOM_VERSIONS["11"]  # to name events of rooms whose version nobody here knows
@@ -83,7 +83,7 @@ def read_gates(pdus: Iterable[Any], edus: Iterable[Any], *, extras: Sequence[Key
         wanted[room_id] = None
     keys: list[Key] = []
     for room_id in wanted:
-        keys += [(Head, room_id, HEAD), (StateRow, room_id, state_key(*_ACL))]
+        keys += [(Head, room_id, HEAD), acl_row_key(room_id)]
     found = batch_get([*keys, *extras], consistent=True) if keys or extras else {}
     gates = {room_id: _gate(room_id, found) for room_id in wanted}
     heads = {room_id: found.get((Head, room_id, HEAD)) for room_id, gate in gates.items() if gate is None}
@@ -100,15 +100,12 @@ def _gate(room_id: str, found: Mapping[Key, Any]) -> Gate | None:
         return None
     if not head.local_members and head.rows_root == head.root:  # else the rows may not have counted all yet
         return None
-    named = head.authorising.get("a")
-    if named is None:
-        return Gate(head.room_version, None)
-    row: StateRow | None = found.get((StateRow, room_id, state_key(*_ACL)))
-    if row is not None and row.event_id == named:
-        return Gate(head.room_version, entry_of_row(row, ROOM_VERSIONS[head.room_version]).event.content)
+    is_current, content = acl_in_row(head, found.get(acl_row_key(room_id)))
+    if is_current:
+        return Gate(head.room_version, content)
     # The row is older or newer than the head that was read with it.
-    view, _ = load_room(room_id, [_ACL])
-    event = view.event(*_ACL) if view is not None else None
+    view, _ = load_room(room_id, [ACL])
+    event = view.event(*ACL) if view is not None else None
     return Gate(head.room_version, event.content if event is not None else None)
 
 

@@ -12,21 +12,19 @@ from dataclasses import dataclass
 from typing import Any
 
 from homeserver.matrix.errors import NotFound
-from homeserver.matrix.room_versions import ROOM_VERSIONS
 from homeserver.matrix.server_acl import allows
 from homeserver.services.room_preview import AnyPreview, exact_preview, previews_of, visible_among
 from homeserver.services.send_event import check_room_id
-from homeserver.services.server_access import ACL, is_allowed, is_member, row_key
+from homeserver.services.server_access import ACL, acl_in_row, acl_row_key, is_allowed, is_member, row_key
 from homeserver.services.space_hierarchy import ordered_children, stripped
 from homeserver.storage.connection import Key, batch_get
-from homeserver.storage.room_items import HEAD, Head, StateRow, state_key
-from homeserver.storage.rooms import RoomView, StateKey, entry_of_row
+from homeserver.storage.room_items import HEAD, Head
+from homeserver.storage.rooms import RoomView, StateKey
 from homeserver.storage.space_children import child_events
 
 MOST_CHILDREN = 400  # of one answer: the first ones in the space's order
 
 _SHUT_OUT = "ban"
-_ACL_LETTER = "a"  # of AUTHORISING
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,15 +38,14 @@ class ServerOutside:
         return (ACL,)
 
     def keys(self, room_id: str) -> list[Key]:
-        return [row_key(room_id, self.origin), (StateRow, room_id, state_key(*ACL))]
+        return [row_key(room_id, self.origin), acl_row_key(room_id)]
 
     def membership(self, head: Head, found: Mapping[Key, Any]) -> str | None:
         """By the rows; None where these lag behind the head, or belong to another one."""
         row_of_server, acl = (found.get(key) for key in self.keys(head.room))
-        named = head.authorising.get(_ACL_LETTER)
-        if head.rows_root != head.root or named != (acl.event_id if acl is not None else None):
+        is_current, content = acl_in_row(head, acl)
+        if head.rows_root != head.root or not is_current:
             return None
-        content = entry_of_row(acl, ROOM_VERSIONS[head.room_version]).event.content if acl is not None else None
         if not allows(content, self.origin):
             return _SHUT_OUT
         return "join" if row_of_server is not None and row_of_server.members > 0 else "leave"

@@ -3,20 +3,22 @@
 Source: server-server API v1.19, "Server Access Control Lists (ACLs)"; the answers 403 and 404 of its endpoints.
 """
 
-from collections.abc import Iterable, Sequence
-from typing import Final
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
 
 from homeserver.matrix import state_tree
 from homeserver.matrix.errors import Forbidden, InvalidParam, NotFound
 from homeserver.matrix.identifiers import domain_of, is_room_id, is_user_id
+from homeserver.matrix.room_versions import ROOM_VERSIONS
 from homeserver.matrix.server_acl import allows
 from homeserver.observability import log
 from homeserver.storage.connection import Key, batch_get
-from homeserver.storage.room_items import HEAD, Head, RemoteServer
-from homeserver.storage.rooms import RoomView, StateKey, fetch_state_events, load_room
+from homeserver.storage.room_items import AUTHORISING, HEAD, Head, RemoteServer, StateRow, state_key
+from homeserver.storage.rooms import RoomView, StateKey, entry_of_row, fetch_state_events, load_room
 from homeserver.storage.state_nodes import StateNodes
 
 ACL: Final = ("m.room.server_acl", "")
+_ACL_LETTER = next(letter for letter, key in AUTHORISING.items() if key == ACL)
 _MEMBER = "m.room.member"
 _LOOKS = 5  # at a row that changes while it is read
 
@@ -64,6 +66,23 @@ def is_allowed(view: RoomView, origin: str) -> bool:
     """Whether the ACL of a room lets a server take part. The view must have been asked for `ACL`."""
     acl = view.event(*ACL)
     return allows(acl.content if acl is not None else None, origin)
+
+
+def acl_row_key(room_id: str) -> Key:
+    """The key of the row of a room's ACL: for who reads many rooms in one round."""
+    return (StateRow, room_id, state_key(*ACL))
+
+
+def acl_in_row(head: Head, row: StateRow | None) -> tuple[bool, Mapping[str, Any] | None]:
+    """Whether the item of `acl_row_key` is what a head names as the room's ACL, and then its content.
+
+    Read together, they need not belong together: then the room has to be loaded.
+    """
+    if head.authorising.get(_ACL_LETTER) != (row.event_id if row is not None else None):
+        return False, None
+    if row is None:
+        return True, None
+    return True, entry_of_row(row, ROOM_VERSIONS[head.room_version]).event.content
 
 
 def row_key(room_id: str, origin: str) -> Key:
