@@ -38,9 +38,9 @@ run: .venv/ready
 	@exec $(VENV)/python -m local
 
 .PHONY: lock
-lock: .venv/ready
-	$(VENV)/python -m pip install --quiet uv==$(UV_RELEASE)
-	$(VENV)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+lock:
+	@test -x .tools/lock/bin/uv || { $(PYTHON) -m venv --clear .tools/lock && .tools/lock/bin/python -m pip install --quiet uv==$(UV_RELEASE); }
+	.tools/lock/bin/uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 		--group local --group test pyproject.toml -o requirements.lock
 
 .PHONY: lint

@@ -19,7 +19,7 @@ PYTHON313 ?= $(firstword $(foreach python,$(CURDIR)/.venv/bin/python python3.13 
 	$(wildcard $(HOME)/.local/share/uv/python/cpython-3.13*/bin/python3.13),\
 	$(shell $(python) -c 'import sys; sys.version_info[:2] == (3, 13) and print(sys.executable)' 2>/dev/null)))
 
-.PHONY: tools js-sdk synapse lock-synapse requirements functions-table validate build deploy lock-tools
+.PHONY: tools js-sdk synapse chromium lock-synapse requirements functions-table validate build deploy lock-tools
 
 $(UV):
 	$(TOOLS_PYTHON) -m venv $(TOOLS)/uv
@@ -30,7 +30,7 @@ $(TOOLS)/.installed: infra/tools-requirements.txt | $(UV)
 	$(UV) pip sync --quiet --python $(TOOLS)/bin/python --require-hashes infra/tools-requirements.txt
 	touch $@
 
-tools: $(TOOLS)/.installed js-sdk synapse ## Install sam, cfn-lint and what the end-to-end tests try the server with into .tools
+tools: $(TOOLS)/.installed js-sdk synapse chromium ## Install sam, cfn-lint and what the end-to-end tests try the server with into .tools
 
 # Installed once a lock. Who has no Node.js, no npm or no registry is told so, and the tests that need it are skipped.
 JS := $(TOOLS)/js
@@ -54,6 +54,10 @@ synapse: | $(UV) ## Install Synapse, for the end-to-end tests of federation
 		cp $(SYNAPSE_LOCK) $(SYNAPSE)/installed-lock.txt || \
 		echo "Synapse could not be installed: federation with it will not be tried"; \
 	fi
+
+# Debian's, unpacked. Another one is named by CHROMIUM; where there is none, the tests of pages are skipped.
+chromium: ## Unpack a headless Chromium, for the end-to-end tests of pages
+	@sh infra/chromium.sh $(TOOLS)/chromium || echo "Chromium could not be unpacked: pages will not be tried in a browser"
 
 lock-synapse: | $(UV) ## Pin a newer version of Synapse
 	$(UV) pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url \

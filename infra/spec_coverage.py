@@ -44,8 +44,8 @@ Paths stand here as v{version} names them; where that is `v3`, `r0` is answered 
 # Endpoints that are answered, but not in all that the specification gives them.
 PARTLY = {
     "getWellknownSupport": "404: the operator cannot name a contact yet",
-    "login": "`m.login.password` only",
-    "register": "without e-mail and telephone",
+    "login": "without application services",
+    "register": "without telephone and application services",
     "sync": "without unread counts, presence, to-device messages and device lists",
 }
 

@@ -11,14 +11,15 @@ from starlette.responses import Response
 from homeserver.matrix.canonical_json import parse_json
 from homeserver.matrix.errors import InvalidParam, MissingParam, NotJson
 from homeserver.matrix.filters import RoomEventFilter, parse_room_event_filter
-from homeserver.services import history, peeking, relations, room_state, seed_backfill, threads
+from homeserver.services import draft_reading, history, peeking, relations, room_state, seed_backfill, threads
 from homeserver.services.timestamp_to_event import timestamp_to_event
 from homeserver.web.authentication import authenticate
 from homeserver.web.requests import json_response, query, query_boolean, query_choice, query_integer
-from homeserver.web.routing import V1, Router
+from homeserver.web.routing import LEGACY, V1, Router
 
 router = Router()
 _ROOM = "/_matrix/client/{version}/rooms/{room_id}"
+_DRAFT_ROOM = "/{version}/rooms/{room_id}"
 _ANY_TIME = 10**17  # milliseconds: three million years
 _EVENT_ID_OF_HASH = re.compile(r"(\$[A-Za-z0-9+/_-]{43})(?:/(.*))?\Z", re.DOTALL)
 _MEMBERSHIPS = ("join", "invite", "leave", "ban", "knock")
@@ -39,25 +40,14 @@ def messages(request: Request, room_id: str) -> Response:
     """GET /rooms/{roomId}/messages"""
     requester = authenticate(request)
     event_filter = _filter(request)
-    return json_response(
-        history.messages(
-            requester,
-            room_id,
-            backwards=history.parse_direction(query(request, "dir")),
-            start=query(request, "from"),
-            stop=query(request, "to"),
-            limit=query_integer(request, "limit", history.DEFAULT_LIMIT, minimum=1, maximum=history.MAX_LIMIT),
-            event_filter=event_filter,
-        )
+    asked = history.PageQuery(
+        backwards=history.parse_direction(query(request, "dir")),
+        start=query(request, "from"),
+        stop=query(request, "to"),
+        limit=query_integer(request, "limit", history.DEFAULT_LIMIT, minimum=1, maximum=history.MAX_LIMIT),
+        event_filter=event_filter,
     )
-
-
-@router.get("/_matrix/client/api/v1/rooms/{room_id}/backfill", ("",))
-def backfill(request: Request, room_id: str) -> Response:
-    """GET /rooms/{roomId}/backfill — of the draft of 2014."""
-    requester = authenticate(request)
-    limit = query_integer(request, "limit", seed_backfill.DEFAULT_LIMIT, minimum=1, maximum=seed_backfill.MAX_LIMIT)
-    return json_response(seed_backfill.backfill_from(requester, room_id, query(request, "remote"), limit))
+    return json_response(history.messages(requester, room_id, asked))
 
 
 @router.get(_ROOM + "/timestamp_to_event", V1)
@@ -187,3 +177,40 @@ def event_by_id(request: Request, event_id: str) -> Response:
 def joined_members(request: Request, room_id: str) -> Response:
     """GET /rooms/{roomId}/joined_members"""
     return json_response({"joined": room_state.joined_members(authenticate(request), room_id)})
+
+
+# ── The 2014 draft ───────────────────────────────────────────────────────────
+
+
+@router.get(_DRAFT_ROOM + "/initialSync", LEGACY)
+def draft_room_initial_sync(request: Request, room_id: str) -> Response:
+    """GET /rooms/{roomId}/initialSync — of the draft of 2014."""
+    requester = authenticate(request)
+    limit, feedback = _draft_limit(request), query_boolean(request, "feedback")
+    return json_response(draft_reading.draft_room_snapshot(requester, room_id, limit=limit, feedback=feedback))
+
+
+@router.get(_DRAFT_ROOM + "/messages", LEGACY)
+def draft_messages(request: Request, room_id: str) -> Response:
+    """GET /rooms/{roomId}/messages — of the draft of 2014."""
+    requester = authenticate(request)
+    asked = history.PageQuery(
+        backwards=query_choice(request, "dir", ("b", "f")) != "f",
+        start=draft_reading.token_of_stream(query(request, "from")),
+        stop=draft_reading.token_of_stream(query(request, "to")),
+        limit=_draft_limit(request),
+    )
+    feedback = query_boolean(request, "feedback")
+    return json_response(draft_reading.draft_messages(requester, room_id, asked, feedback=feedback))
+
+
+def _draft_limit(request: Request) -> int:
+    return query_integer(request, "limit", history.DEFAULT_LIMIT, minimum=1, maximum=history.MAX_LIMIT)
+
+
+@router.get(_DRAFT_ROOM + "/backfill", LEGACY)
+def backfill(request: Request, room_id: str) -> Response:
+    """GET /rooms/{roomId}/backfill — of the draft of 2014."""
+    requester = authenticate(request)
+    limit = query_integer(request, "limit", seed_backfill.DEFAULT_LIMIT, minimum=1, maximum=seed_backfill.MAX_LIMIT)
+    return json_response(seed_backfill.backfill_from(requester, room_id, query(request, "remote"), limit))

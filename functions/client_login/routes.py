@@ -1,14 +1,23 @@
-"""Endpoints of login and registration."""
+"""Endpoints of login and registration: today's, and those of the 2014 draft (LEGACY)."""
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from homeserver.services import access_tokens, login, rate_limits, registration
+from homeserver.services import (
+    access_tokens,
+    draft_login,
+    draft_registration,
+    email_validation,
+    login,
+    login_tokens,
+    rate_limits,
+    registration,
+)
 from homeserver.services.login import Login
 from homeserver.settings import settings
 from homeserver.web.authentication import authenticate
-from homeserver.web.requests import field, json_object, json_response, query, source_address
-from homeserver.web.routing import V1, Router
+from homeserver.web.requests import field, json_object, json_response, origin_of, query, source_address
+from homeserver.web.routing import LEGACY, V1, Router
 
 router = Router()
 
@@ -25,6 +34,38 @@ def log_in(request: Request) -> Response:
     done = login.log_in(json_object(request), source_address(request))
     well_known = login.well_known()
     return json_response(done.body() | ({"well_known": well_known} if well_known else {}))
+
+
+@router.post("/_matrix/client/{version}/login/get_token", V1)
+def get_login_token(request: Request) -> Response:
+    """POST /login/get_token — "Optional endpoint to generate a single-use, time-limited, `m.login.token` token"."""
+    requester = authenticate(request)
+    token = login_tokens.get_token(requester, json_object(request), origin_of(request))
+    return json_response({"login_token": token, "expires_in_ms": login_tokens.LIFETIME_MS})
+
+
+@router.get("/{version}/login", LEGACY)
+def get_draft_login_flows(request: Request) -> Response:
+    """GET /login — the 2014 draft, "Registration and login": the login types, with their stages."""
+    return json_response(draft_login.login_info())
+
+
+@router.post("/{version}/login", LEGACY)
+def log_in_by_stages(request: Request) -> Response:
+    """POST /login — the 2014 draft: a stage of a login."""
+    return json_response(draft_login.log_in(json_object(request), origin_of(request)))
+
+
+@router.get("/{version}/register", LEGACY)
+def get_draft_registration_flows(request: Request) -> Response:
+    """GET /register — of the same time: the ways to register, with their stages."""
+    return json_response(draft_registration.registration_info())
+
+
+@router.post("/{version}/register", LEGACY)
+def register_by_stages(request: Request) -> Response:
+    """POST /register — of the same time: a stage of a registration, or a whole one."""
+    return json_response(draft_registration.register_account(json_object(request), origin_of(request)))
 
 
 @router.post("/_matrix/client/{version}/logout")
@@ -53,7 +94,7 @@ def refresh(request: Request) -> Response:
 def register(request: Request) -> Response:
     """POST /register — "Register for an account on this homeserver"."""
     kind = query(request, "kind") or "user"
-    user_id, done = registration.register(kind, json_object(request), source_address(request))
+    user_id, done = registration.register(kind, json_object(request), origin_of(request))
     return json_response(_registered(user_id, done))
 
 
@@ -66,6 +107,18 @@ def is_username_available(request: Request) -> Response:
     """GET /register/available — "Checks to see if a username is available on the server"."""
     registration.check_username_available(query(request, "username"), source_address(request))
     return json_response({"available": True})
+
+
+@router.post("/_matrix/client/{version}/register/email/requestToken")
+def request_token_to_register(request: Request) -> Response:
+    """POST /register/email/requestToken — "Begins the validation process for an email"."""
+    return json_response(email_validation.request_token("register", json_object(request), origin_of(request)))
+
+
+@router.post("/_matrix/client/{version}/register/msisdn/requestToken")
+def request_text_message_to_register(request: Request) -> Response:
+    """POST /register/msisdn/requestToken — this server sends no text messages, and says so."""
+    email_validation.refuse_phone_number(json_object(request))
 
 
 @router.get("/_matrix/client/{version}/register/m.login.registration_token/validity", V1)

@@ -9,6 +9,7 @@ from homeserver.adapters import slim_aws
 from homeserver.matrix.errors import MatrixError, Unrecognized
 from homeserver.observability import configure_logging, cost_metered, log
 from homeserver.settings import settings
+from homeserver.web.token_place import ADDRESS_IS_SECRET, PARAMETER
 
 configure_logging(os.environ.get("LOG_LEVEL") or "INFO")
 if "AWS_LAMBDA_RUNTIME_API" in os.environ:
@@ -32,6 +33,8 @@ def lambda_handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
             log.exception("%s failed", event.get("routeKey", ""))
             answer = _error(MatrixError("The server met an error of its own.", status=500))
         headers = {"content-type": "application/json", **answer.headers}
+        if f"{PARAMETER}=" in (event.get("rawQueryString") or ""):
+            headers |= {name.lower(): value for name, value in ADDRESS_IS_SECRET.items()}
         if meter is not None:
             headers["server-timing"] = meter.server_timing()
     return {"statusCode": answer.status, "headers": headers, "body": answer.body, "isBase64Encoded": False}

@@ -1,22 +1,34 @@
 """`GET /sync`, and what there was before it: read the request, and wait."""
 
+import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qsl
 
-from homeserver.matrix.errors import InvalidParam
+from homeserver.matrix.errors import BadPagination, InvalidParam
 from homeserver.services.room_wait import wait_in_room
-from homeserver.services.sync_wait import EVENTS, INITIAL_SYNC, PEEK, SyncRequest, wait_for_news
-from homeserver.settings import settings
-from homeserver.web.endpoints import Router
+from homeserver.services.sync_wait import (
+    DRAFT_EVENTS,
+    DRAFT_INITIAL_SYNC,
+    EVENTS,
+    INITIAL_SYNC,
+    PEEK,
+    SyncRequest,
+    wait_for_news,
+)
+from homeserver.web.endpoints import LEGACY, Router
+from homeserver.web.token_place import PARAMETER, chosen_token
 
 _NUMBER = re.compile(r"[0-9]{1,18}", re.ASCII)
 _PRESENCE = ("offline", "online", "unavailable")
 # Parameters that have a field of their own; the others go to sync_answer as they came.
 _STATE_AFTER = "org.matrix.msc4222.use_state_after"
-_READ = {"access_token", "filter", "full_state", "set_presence", "since", "timeout", "use_state_after"}
+# The draft's names for both ends of the stream, and how long it waits where the client says nothing, in milliseconds.
+_START, _END = "START", "END"
+_DRAFT_TIMEOUT = 30_000
+_READ = {PARAMETER, "filter", "full_state", "set_presence", "since", "timeout", "use_state_after"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +51,7 @@ def sync(event: dict[str, Any], context: Any) -> Answer:
     _boolean(query, _STATE_AFTER)  # an older name of use_state_after, which has an answer of its own
     # An empty `since` is what some clients send before they have one.
     request = SyncRequest(
-        access_token=_token(event["headers"], query),
+        access_token=_token(event, query),
         since=query.get("since") or None,
         timeout=_number(query, "timeout") / 1000,
         full_state=_boolean(query, "full_state"),
@@ -57,7 +69,7 @@ def events(event: dict[str, Any], context: Any) -> Answer:
     """GET /events (deprecated); with `room_id` of a room that one may only look into — "Room Previews"."""
     query = _first_values(event.get("rawQueryString") or "")
     request = SyncRequest(
-        access_token=_token(event["headers"], query),
+        access_token=_token(event, query),
         since=query.get("from") or None,
         timeout=_number(query, "timeout") / 1000,
         kind=PEEK if "room_id" in query else EVENTS,
@@ -78,8 +90,51 @@ def initial_sync(event: dict[str, Any], context: Any) -> Answer:
     asked = {"archived": "true" if _boolean(query, "archived") else "false"}
     if "limit" in query:
         asked["limit"] = str(_number(query, "limit"))
-    request = SyncRequest(access_token=_token(event["headers"], query), kind=INITIAL_SYNC, query=asked)
+    request = SyncRequest(access_token=_token(event, query), kind=INITIAL_SYNC, query=asked)
     answer = wait_for_news(request, remaining=context.get_remaining_time_in_millis() / 1000)
+    return Answer(answer.status, answer.body)
+
+
+# ── The stream of the 2014 draft ─────────────────────────────────────────────
+
+
+@router.get("/{version}/events", LEGACY)
+def draft_events(event: dict[str, Any], context: Any) -> Answer:
+    """GET /events — of the draft of 2014."""
+    query = _first_values(event.get("rawQueryString") or "")
+    since, asked = query.get("from") or _END, {}
+    if "limit" in query:
+        asked["limit"] = str(_number(query, "limit", least=1))
+    if since == _START:
+        asked["from_start"] = "true"
+    request = SyncRequest(
+        access_token=_token(event, query),
+        since=None if since in {_START, _END} else since,
+        timeout=_number(query, "timeout", default=_DRAFT_TIMEOUT) / 1000,
+        kind=DRAFT_EVENTS,
+        query=asked,
+    )
+    return _draft_answer(request, context)
+
+
+@router.get("/{version}/initialSync", LEGACY)
+def draft_initial_sync(event: dict[str, Any], context: Any) -> Answer:
+    """GET /initialSync — of the draft of 2014."""
+    query = _first_values(event.get("rawQueryString") or "")
+    asked = {"feedback": "true" if _boolean(query, "feedback") else "false"}
+    if "limit" in query:
+        asked["limit"] = str(_number(query, "limit"))
+    return _draft_answer(SyncRequest(_token(event, query), kind=DRAFT_INITIAL_SYNC, query=asked), context)
+
+
+def _draft_answer(request: SyncRequest, context: Any) -> Answer:
+    """What is waited for. All that can be wrong with a request by now is its token: the draft has a code for that."""
+    try:
+        answer = wait_for_news(request, remaining=context.get_remaining_time_in_millis() / 1000)
+    except InvalidParam as error:
+        raise BadPagination(error.message) from error
+    if answer.status == BadPagination.status and json.loads(answer.body).get("errcode") == InvalidParam.errcode:
+        raise BadPagination(json.loads(answer.body)["error"])
     return Answer(answer.status, answer.body)
 
 
@@ -90,19 +145,14 @@ def _first_values(raw_query: str) -> dict[str, str]:
     return values
 
 
-def _token(headers: Mapping[str, str], query: Mapping[str, str]) -> str | None:
-    """The access token by the rules of homeserver.web.authentication: the header, or the query if that is allowed."""
-    header = headers.get("authorization")
-    if header is not None:
-        scheme, _, token = header.partition(" ")
-        return token.strip() if scheme.lower() == "bearer" else None
-    return query.get("access_token") if settings().query_tokens == "all" else None
+def _token(event: Mapping[str, Any], query: Mapping[str, str]) -> str | None:
+    return chosen_token(event["headers"].get("authorization"), query.get(PARAMETER), event["rawPath"])
 
 
-def _number(query: Mapping[str, str], name: str) -> int:
-    text = query.get(name, "0")
-    if not _NUMBER.fullmatch(text):
-        raise InvalidParam(f"{name} must be an integer of at least 0.")
+def _number(query: Mapping[str, str], name: str, *, default: int = 0, least: int = 0) -> int:
+    text = query.get(name, str(default))
+    if not _NUMBER.fullmatch(text) or int(text) < least:
+        raise InvalidParam(f"{name} must be an integer of at least {least}.")
     return int(text)
 
 

@@ -11,6 +11,7 @@ import orjson
 from homeserver.matrix.errors import MatrixError
 from homeserver.observability import cost_metered
 from homeserver.services.access_tokens import Requester
+from homeserver.services.draft_stream import DEFAULT_EVENTS, draft_events, draft_initial_sync
 from homeserver.services.initial_sync import DEFAULT_LIMIT, initial_sync
 from homeserver.services.legacy_events import events_of_room, events_since
 from homeserver.services.sync import STATE_AFTER, SyncQuestion, SyncResult, sync
@@ -44,11 +45,25 @@ def _initial_sync(requester: Requester, event: dict[str, Any]) -> SyncResult:
     return initial_sync(requester, limit=limit, archived=query.get("archived") == "true")
 
 
+def _draft_events(requester: Requester, event: dict[str, Any]) -> SyncResult:
+    query = event["query"]
+    limit = int(query.get("limit", DEFAULT_EVENTS))
+    return draft_events(requester, event["since"], limit=limit, from_start=query.get("from_start") == "true")
+
+
+def _draft_initial_sync(requester: Requester, event: dict[str, Any]) -> SyncResult:
+    query = event["query"]
+    limit = int(query.get("limit", DEFAULT_LIMIT))
+    return draft_initial_sync(requester, limit=limit, feedback=query.get("feedback") == "true")
+
+
 _ANSWERS: dict[str, Callable[[Requester, dict[str, Any]], SyncResult]] = {
     "sync": _sync,
     "events": _events,
     "peek": _peek,
     "initial_sync": _initial_sync,
+    "draft_events": _draft_events,
+    "draft_initial_sync": _draft_initial_sync,
 }
 
 

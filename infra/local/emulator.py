@@ -22,7 +22,7 @@ from typing import Any
 import orjson
 
 from local.expressions import speed_up
-from local.permissions import Recorder
+from local.permissions import Recorder, states_resource
 from local.unkind import Answer, Operation, Unkind
 
 _SETTINGS = {
@@ -47,7 +47,7 @@ _OPERATIONS = {
 }
 # Services whose handlers never wait: called in the caller's thread, under the store lock.
 _DIRECT = {"ssm", "sqs", "secretsmanager", "kms"}
-_SERVICES = {"secrets-manager": "secretsmanager", "sfn": "states", "sesv2": "ses"}  # botocore's name -> ministack's
+_SERVICES = {"secrets-manager": "secretsmanager", "sfn": "states"}  # botocore's name -> ministack's
 _SMALL = "application/x-amz-json-1.0"
 
 
@@ -72,6 +72,8 @@ class Emulator:
         self._answers: dict[bytes, tuple[tuple[str, str], int, Answer]] = {}
         self.on_record: dict[str, list[Callable[[dict[str, Any]], None]]] = {}
         self.on_message: list[Callable[[], None]] = []
+        self.prepare: dict[str, Callable[[], None]] = {}  # before each call of a service, by ministack's name of it
+        self.ses: Callable[[str, str, dict[str, str], bytes], Answer] | None = None
         self.invoke: Callable[[str, dict[str, str], bytes], Answer] | None = None
         self.recorder = recorder
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -225,7 +227,11 @@ class Emulator:
                 name = path.split("/functions/", 1)[-1].split("/", 1)[0]
                 self.recorder.add("lambda:InvokeFunction", name)
             return self.invoke(path, dict(headers), body)
+        if service == "sesv2" and self.ses is not None:
+            return self.ses(method, path, dict(headers), body)
         name = _SERVICES.get(service, service)
+        if (prepare := self.prepare.get(name)) is not None:
+            prepare()
         if self.recorder is not None:
             self._record(name, target.rpartition(".")[2] or method, path, body)
         self.other_changes += 1
@@ -243,10 +249,13 @@ class Emulator:
 
     def _record(self, service: str, action: str, path: str, body: bytes) -> None:
         assert self.recorder is not None
-        if service != "scheduler":
+        if service not in {"scheduler", "states"}:
             self.recorder.add(f"{service}:{action}", _resource(body))
             return
         request = orjson.loads(body or b"{}")
+        if service == "states":
+            self.recorder.add(f"states:{action}", states_resource(request))
+            return
         group = request.get("GroupName") or _query(path.partition("?")[2]).get("groupName", ["default"])[0]
         verb = {"POST": "Create", "PUT": "Update", "GET": "Get", "DELETE": "Delete"}[action]
         self.recorder.add(f"scheduler:{verb}Schedule", f"schedule/{group}/*")
@@ -257,6 +266,11 @@ class Emulator:
         """The schedules of EventBridge Scheduler, as the emulator keeps them. Only under the store lock."""
         kept: dict[Any, dict[str, Any]] = self._app._get_module("scheduler")._schedules._data
         return kept
+
+    @property
+    def step_functions(self) -> Any:
+        """Step Functions, imported when first needed: that takes a tenth of a second."""
+        return self._app._get_module("stepfunctions")
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:

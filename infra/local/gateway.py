@@ -33,13 +33,24 @@ Scope = Mapping[str, Any]
 Receive = Callable[[], Awaitable[Mapping[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
+# Pages of the local run itself, which AWS does not have: path, address of the client, headers -> an answer.
+Pages = Callable[[str, str, Mapping[str, str]], tuple[int, bytes, Headers] | None]
 
 
 class Gateway:
     """The ASGI application: each request becomes an event, each event is handled in a thread."""
 
-    def __init__(self, router: Router, functions: Functions, cors: Cors | None, *, timeout: float = TIMEOUT) -> None:
+    def __init__(
+        self,
+        router: Router,
+        functions: Functions,
+        cors: Cors | None,
+        *,
+        timeout: float = TIMEOUT,
+        pages: Pages | None = None,
+    ) -> None:
         self._router = router
+        self._pages = pages
         self._functions = functions
         self._cors = cors
         self._timeout = timeout
@@ -73,6 +84,11 @@ class Gateway:
         if scope["method"] == "OPTIONS" and self._cors is not None:
             await _send(send, 204, b"", self._preflight(origin))
             return
+        if self._pages is not None and scope["method"] in {"GET", "HEAD"}:
+            page = self._pages(decoded_path(scope["raw_path"]), (scope.get("client") or ("",))[0], headers)
+            if page is not None:
+                await _send(send, *page, head=scope["method"] == "HEAD")
+                return
         body = await _body(receive, headers)
         if body is None:
             await _send(send, 413, _message("Request Entity Too Large"), _JSON + self._allowed(origin))

@@ -18,7 +18,6 @@ from local.template import ACCOUNT, REGION, TemplateError
 
 log = logging.getLogger("local")
 Handler = Callable[[Any, Any], Any]
-_ASYNC_TRIES = 3  # AWS tries an asynchronous invocation again twice
 PAYLOAD_LIMIT = 6 * 1024 * 1024
 
 
@@ -50,6 +49,8 @@ class Functions:
     def __init__(self, functions: Iterable[Function]) -> None:
         self._functions = {function.name: function for function in functions}
         self._handlers: dict[str, Handler] = {}
+        self._later_ones: set[threading.Thread] = set()
+        self._stopping = threading.Event()
 
     def names(self) -> list[str]:
         """The functions' names, in the template's order."""
@@ -89,7 +90,9 @@ class Functions:
         if kind == "DryRun":
             return 204, {}, b""
         if kind == "Event":
-            threading.Thread(target=self._later, args=(name, event), name=f"event-{name}", daemon=True).start()
+            thread = threading.Thread(target=self._later, args=(name, event), name=f"event-{name}", daemon=True)
+            self._later_ones.add(thread)
+            thread.start()
             return 202, {}, b""
         try:
             return 200, {"Content-Type": "application/json"}, encoded(self.call(name, event))
@@ -98,14 +101,27 @@ class Functions:
             return 200, {"Content-Type": "application/json", "X-Amz-Function-Error": "Unhandled"}, failure(error)
 
     def _later(self, name: str, event: Any) -> None:
-        for attempt in range(_ASYNC_TRIES):
-            try:
-                self.call(name, event)
-            except Exception:  # an asynchronous invocation has nobody to tell
-                log.exception("%s failed, try %d of %d", name, attempt + 1, _ASYNC_TRIES)
-                time.sleep(attempt + 1)
-            else:
-                return
+        """An asynchronous invocation: AWS waits a minute and then two before it tries again, here it is seconds."""
+        tries = self._functions[name].retries + 1
+        try:
+            for attempt in range(1, tries + 1):
+                try:
+                    self.call(name, event)
+                except Exception:  # an asynchronous invocation has nobody to tell
+                    log.exception("%s failed, try %d of %d", name, attempt, tries)
+                    if attempt == tries or self._stopping.wait(attempt):
+                        return
+                else:
+                    return
+        finally:
+            self._later_ones.discard(threading.current_thread())
+
+    def stop(self, seconds: float) -> None:
+        """Try nothing again; wait so long for asynchronous invocations that run, and leave behind those that go on."""
+        self._stopping.set()
+        end = time.monotonic() + seconds
+        for thread in list(self._later_ones):
+            thread.join(max(0.0, end - time.monotonic()))
 
 
 def encoded(result: Any) -> bytes:

@@ -39,6 +39,20 @@ def _table(name: str) -> str:
     return name.rsplit("table/", 1)[-1]
 
 
+def states_resource(request: Mapping[str, Any]) -> str:
+    """What a request to Step Functions needs a right for."""
+    if "executionArn" in request:  # rights are given for all executions of a machine
+        return str(request["executionArn"]).rsplit(":", 1)[0] + ":*"
+    # SendTaskSuccess and its like know no resources.
+    return str(request.get("stateMachineArn", "*"))
+
+
+def ses_resources(request: Mapping[str, Any]) -> list[str]:
+    """The identities that a mail needs a right for: which of them SES knows the sender by is the operator's choice."""
+    domain = str(request.get("FromEmailAddress", "")).rpartition("@")[2].rstrip(">")
+    return [f"identity/{domain}", f"identity/*@{domain}"]
+
+
 class Recorder:
     """Collects (function, action, resource) and writes them to a JSON file: {function: [[action, resource], ...]}."""
 

@@ -40,6 +40,7 @@ class Function:
     environment: Mapping[str, str]
     timeout: int
     memory: int
+    retries: int = 2  # of an asynchronous invocation that fails
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +88,14 @@ class ScheduleSource:
 
 
 @dataclass(frozen=True, slots=True)
+class StateMachine:
+    """A state machine of Step Functions; its definition is JSON with the template's values in their places."""
+
+    name: str
+    definition: str
+
+
+@dataclass(frozen=True, slots=True)
 class CustomResource:
     """A resource that a function of ours makes."""
 
@@ -123,6 +132,7 @@ class Resources:
     queues: list[dict[str, Any]] = field(default_factory=list)  # CreateQueue requests
     parameters: list[dict[str, Any]] = field(default_factory=list)  # PutParameter requests
     schedule_groups: list[str] = field(default_factory=list)  # of schedules that functions make
+    state_machines: list[StateMachine] = field(default_factory=list)
     cors: Cors | None = None
 
 
@@ -133,7 +143,7 @@ def read_resources(root: Stack) -> Resources:
         for logical_id, resource in stack.resources():
             try:
                 _add(found, stack, logical_id, resource)
-            except (KeyError, TypeError, ValueError) as error:
+            except (KeyError, TypeError, ValueError, OSError) as error:
                 raise TemplateError(f"{stack.path.name}: {logical_id}: {error!r}") from error
     found.queues = _targets_first(found.queues)
     return found
@@ -176,6 +186,10 @@ def _add(found: Resources, stack: Stack, logical_id: str, resource: dict[str, An
         found.queues.append({"QueueName": stack.physical_name(logical_id), "Attributes": attributes})
     elif kind == "AWS::Scheduler::ScheduleGroup":
         found.schedule_groups.append(stack.physical_name(logical_id))
+    elif kind == "AWS::Serverless::StateMachine":
+        found.state_machines.append(
+            StateMachine(stack.physical_name(logical_id), _definition(stack, stack.resolve(properties)))
+        )
     elif kind == "AWS::SSM::Parameter":
         resolved = stack.resolve(properties)
         found.parameters.append(
@@ -191,6 +205,15 @@ def _text(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     return json.dumps(value) if isinstance(value, dict) else str(value)
+
+
+def _definition(stack: Stack, properties: dict[str, Any]) -> str:
+    """A state machine's definition with its substitutions carried out. Raises ValueError for one that is not JSON."""
+    text: str = (stack.path.parent / properties["DefinitionUri"]).read_text(encoding="utf-8")
+    for name, value in properties.get("DefinitionSubstitutions", {}).items():
+        text = text.replace(f"${{{name}}}", str(value))
+    json.loads(text)
+    return text
 
 
 def _add_table(found: Resources, name: str, properties: dict[str, Any]) -> None:
@@ -223,6 +246,7 @@ def _add_function(found: Resources, stack: Stack, logical_id: str, properties: d
             environment,
             int(stack.resolve(own.get("Timeout", 3))),
             int(stack.resolve(own.get("MemorySize", 128))),
+            int(stack.resolve(own.get("EventInvokeConfig", {})).get("MaximumRetryAttempts", 2)),
         )
     )
     for event_name, event in properties.get("Events", {}).items():

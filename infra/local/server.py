@@ -20,22 +20,35 @@ from local.certificate import CertificatePair, certificate_of
 from local.custom_resources import CustomResources
 from local.data_dir import DataDir
 from local.emulator import Emulator
+from local.examples import PATH as EXAMPLE_PATH
+from local.examples import Page, example_page
 from local.faults import install_crash
 from local.gateway import Gateway
 from local.hooks import hook_session, hook_slim_client
 from local.invoke import Functions
+from local.mail import PATH as MAIL_PATH
+from local.mail import CapturedMail
 from local.permissions import Recorder
 from local.queues import QueueMapping
 from local.resources import Resources, environment_of, read_resources
 from local.routes import Router
 from local.schedules import OneShotSchedules, Schedules
+from local.ses import Ses
 from local.snapshot import Snapshots
+from local.state_machines import StateMachines
 from local.streams import StreamMapping
 from local.template import ACCOUNT, REGION, Stack, TemplateError, parameters_of
 
 log = logging.getLogger("local")
 # A look into an inbox costs no money here, so a waiting /sync may look more often than on AWS.
-DEFAULTS = {"ServerName": "localhost", "Registration": "open", "LogLevel": "WARNING", "SyncPollMs": "20"}
+# Mails are captured, so that there is no reason to have none.
+DEFAULTS = {
+    "ServerName": "localhost",
+    "Registration": "open",
+    "LogLevel": "WARNING",
+    "SyncPollMs": "20",
+    "MailFrom": "eigenserver@localhost",
+}
 SAVE_SECONDS = 15.0
 _STOP_SECONDS = 5.0
 _SLIM_CLIENT = "homeserver.adapters.slim_aws"
@@ -112,10 +125,22 @@ class LocalRun:
         self.streams = [StreamMapping(source, self.emulator, self.functions) for source in resources.streams]
         self.queues = [QueueMapping(source, self.emulator, self.functions) for source in resources.queue_sources]
         self.schedules = Schedules(resources.schedules, self.functions)
+        self.state_machines = StateMachines(resources.state_machines, self.emulator)
         self.one_shots = OneShotSchedules(resources.schedule_groups, self.emulator)
         self.custom = CustomResources(resources.custom, self.functions)
         self.snapshots = Snapshots(self.data.store, self.emulator, self._collected)
-        self.gateway = Gateway(Router(resources.routes), self.functions, resources.cors)
+        self.mail = None if environ.get("SMTP_URL") else CapturedMail(self._say)
+        if self.mail is not None:
+            ses = Ses(self.emulator, self.mail.accept)
+            self.emulator.ses = ses.answer
+            if sender := str(self.stack.parameters.get("MailFrom", "")):
+                ses.verify(sender)
+        mail_page = self.mail.page if self.mail is not None else None
+
+        def pages(path: str, client: str, headers: Mapping[str, str]) -> Page | None:
+            return example_page(path, client, headers) or (mail_page(path, client, headers) if mail_page else None)
+
+        self.gateway = Gateway(Router(resources.routes), self.functions, resources.cors, pages=pages)
         self._save_seconds = float(environ.get("SAVE_SECONDS") or SAVE_SECONDS)
         install_crash(environ, self.snapshots.save)
         self._make_resources(resources)
@@ -224,6 +249,7 @@ class LocalRun:
             mapping.stop(_STOP_SECONDS)
         for queue in self.queues:
             queue.stop(_STOP_SECONDS)
+        self.functions.stop(_STOP_SECONDS)
         self.snapshots.stop()
         self.snapshots.save()
         if self.recorder is not None:
@@ -237,8 +263,11 @@ class LocalRun:
             f"Eigenserver serves {name or 'its API'} on {self.url} "
             f"(ready after {time.perf_counter() - self._started:.1f} s)\n"
             f"  data in {self.data.path}; Ctrl-C saves and stops\n"
-            f"  try: curl {self.url}/_matrix/client/versions"
+            f"  try: curl {self.url}/_matrix/client/versions\n"
+            f"  a client of 2014, as an example: {self.url}{EXAMPLE_PATH}"
         )
+        if self.mail is not None:
+            self._say(f"  mails that it sends: here, and on {self.url}{MAIL_PATH}")
         if self._tls is not None:
             certificate = self._tls.pair.certificate
             self._say(f"  for other servers: https://{self.host}:{self._tls.port}, certificate {certificate}")

@@ -25,6 +25,9 @@ from local.emulator import Emulator
 log = logging.getLogger("local")
 FORMAT = 1
 _CHUNK = 1000  # items encoded in one step, so that other threads get their turn
+# Tables have files of their own; executions are threads, which end with the process (local/state_machines.py); mails
+# are shown and not kept.
+_NOT_HERE = {"dynamodb", "stepfunctions", "ses", "ses_v2"}
 _SHARE = 50  # at most one part in so many of the time goes into saving
 
 
@@ -158,7 +161,7 @@ class Snapshots:
         states = {
             name: module.get_state()
             for name, module in modules.items()
-            if name != "dynamodb" and hasattr(module, "get_state")
+            if name not in _NOT_HERE and hasattr(module, "get_state")
         }
         return json.dumps(states, default=_json_default)
 

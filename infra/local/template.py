@@ -258,6 +258,8 @@ class Stack:
         resource = self._resource(name)
         if resource["Type"] == "AWS::SQS::Queue":
             return f"http://localhost:4566/{ACCOUNT}/{self.physical_name(name)}"
+        if resource["Type"] == "AWS::Serverless::StateMachine":
+            return self._attribute(name, "Arn")
         return self.attributes.get((resource["Type"], "Ref"), self.physical_name(name))
 
     def _pseudo(self, name: str) -> Any:
@@ -309,7 +311,9 @@ class Stack:
             return f"arn:aws:{service}:{place}:{before}{name}"
         if attribute == "StreamArn":
             return f"arn:aws:dynamodb:{REGION}:{ACCOUNT}:table/{name}/stream/local"
-        if attribute in {"QueueName", "TopicName", "FunctionName"}:
+        if attribute in {"QueueName", "TopicName", "FunctionName"} or (
+            attribute == "Name" and kind.endswith("::StateMachine")
+        ):
             return name
         if attribute == "QueueUrl":
             return self._ref(logical_id)

@@ -4,7 +4,7 @@
 def forget_everything() -> None:
     """Empty the caches of this process, as in a function that was just started (its modules are loaded)."""
     # Models take their tables' names from the environment when they are imported: not before the server has set it.
-    from homeserver.adapters import federation_http, server_resolution
+    from homeserver.adapters import federation_http, oauth_client, server_resolution
     from homeserver.services import (
         destinations,
         ignored_users,
@@ -55,6 +55,7 @@ def forget_everything() -> None:
     sync_wait.forget_epoch()
     server_keys.forget_keys()
     server_resolution.forget_servers()
+    oauth_client.forget_providers()
     federation_http.close_connections()
     destinations.forget_destinations()
     remote_hierarchy.forget_hierarchies()

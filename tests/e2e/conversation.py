@@ -94,6 +94,8 @@ def come_and_go(nobody: Client, server: Server) -> tuple[Client, Client, Client]
         ("POST", f"{V3}/user_directory/search"),
         ("POST", "/_synapse/admin/v1/send_server_notice"),
         ("GET", f"{V3}/sync"),
+        ("GET", "/_matrix/client/api/v1/events/$none"),
+        ("POST", "/_matrix/client/api/v1/rooms/none/leave"),
     ):
         pair = alice.ok("POST", f"{V3}/refresh", {"refresh_token": alice.refresh_token})
         alice.token, alice.refresh_token = pair["access_token"], pair["refresh_token"]

@@ -22,6 +22,9 @@ def be_told(alice: Client, folder: Path) -> None:
 
 
 def history_of(user: Client, room_id: str, server: str) -> Answer:
-    """The draft's way to fetch history."""
+    """The draft's way to fetch history, under both of its prefixes."""
     where = segments("rooms", room_id, "backfill").replace("/v3/", "/api/v1/")
-    return user.ask_anything("GET", where, query={"remote": server})
+    answer = user.ask_anything("GET", where, query={"remote": server})
+    again = user.ask_anything("GET", where.replace("/_matrix", "/matrix"), query={"remote": server})
+    assert answer.status == again.status
+    return answer

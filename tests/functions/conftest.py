@@ -13,11 +13,14 @@ from moto.dynamodb.responses import DynamoHandler
 from benchmarks.caches import forget_everything
 from contract_check import check
 from federation_peer import Peer
-from functions import harness
+from functions import harness, login_machine
 from functions.harness import Answer, User
+from functions.login_machine import LoginMachine
+from functions.mailbox import Mailbox, opened_mailbox
 from functions.remote_server import RemoteServer
 from functions.transactions import Elsewhere, Federated, Inbound, make_elsewhere, make_inbound
 from homeserver.adapters import aws
+from homeserver.services import login_flows
 from homeserver.settings import settings
 from homeserver.web import routing
 
@@ -83,7 +86,7 @@ def server(_aws: mock_aws, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable
     def configure(**environment: str) -> None:
         for name, value in environment.items():
             monkeypatch.setenv(name, value)
-        settings.cache_clear()
+        _forget_settings()
 
     for name in ("REGISTRATION_TOKEN", "REGISTRATION_SHARED_SECRET", "QUERY_TOKENS", "COST_METER", "PUBLIC_BASE_URL"):
         monkeypatch.delenv(name, raising=False)
@@ -92,7 +95,19 @@ def server(_aws: mock_aws, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable
     forget_everything()
     harness.create_tables()
     yield configure
+    _forget_settings()
+
+
+def _forget_settings() -> None:
     settings.cache_clear()
+    login_flows.login_flows.cache_clear()
+    login_flows.registration_flows.cache_clear()
+
+
+@pytest.fixture(autouse=True)
+def machine(monkeypatch: pytest.MonkeyPatch) -> LoginMachine:
+    """The login state machine, in this process."""
+    return login_machine.install(monkeypatch)
 
 
 @pytest.fixture
@@ -141,6 +156,13 @@ def set_up(server: Callable[..., None]) -> None:
     from homeserver.storage.server import Identity, replace_identity
 
     assert replace_identity(None, Identity(harness.SERVER_NAME, 1, 1))
+
+
+@pytest.fixture
+def mailbox(server: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> Iterator[Mailbox]:
+    """What the server mails in this test, which without it can send none (mailbox.py)."""
+    with opened_mailbox(monkeypatch, server) as box:
+        yield box
 
 
 # ── What other servers send: the test brings `peer`, `room_id` and `remote` ─────────────────────────

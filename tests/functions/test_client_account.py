@@ -9,6 +9,7 @@ from functions.harness import PASSWORD, call, invoke, payload, register
 from homeserver import observability
 from homeserver.matrix.access_token import token_hash
 from homeserver.services import access_tokens, account
+from homeserver.services.login_stages.stage import Origin
 from homeserver.storage import accounts, sessions, tokens
 from homeserver.storage.connection import Transaction
 from homeserver.storage.profiles import Profile
@@ -85,7 +86,7 @@ def test_the_capabilities_are_told_to_users(checked, alice):
         "m.set_avatar_url": True,
         "m.profile_fields": True,
         "m.3pid_changes": False,
-        "m.get_login_token": False,
+        "m.get_login_token": True,
         "m.forget_forced_upon_leave": False,
     }
     assert checked("client_account", "GET", f"{V3}/capabilities").errcode == "M_MISSING_TOKEN"
@@ -291,7 +292,7 @@ def test_two_identical_deactivations_at_once_are_both_answered(alice, post, depa
     def rival_first(transaction):
         if not rivals:
             rivals.append(None)
-            rivals[0] = account.deactivate(requester, body)
+            rivals[0] = account.deactivate(requester, body, Origin(""))
         commit(transaction)
 
     monkeypatch.setattr(Transaction, "commit", rival_first)

@@ -11,6 +11,9 @@ from homeserver.storage.connection import Transaction, TransactionCancelled
 V3 = "/_matrix/client/v3"
 
 
+FLOWS = {"flows": [{"type": "m.login.password"}, {"type": "m.login.token", "get_login_token": True}]}
+
+
 def login_body(user="alice", password=PASSWORD, **more):
     return {
         "type": "m.login.password",
@@ -45,13 +48,13 @@ def refresh(checked):
 
 
 @pytest.mark.parametrize("version", ["r0", "v3"])
-def test_the_password_flow_is_offered(checked, version):
+def test_the_logins_of_one_request_are_offered(checked, version):
     answer = checked("client_login", "GET", f"/_matrix/client/{version}/login")
-    assert (answer.status, answer.json) == (200, {"flows": [{"type": "m.login.password"}]})
+    assert (answer.status, answer.json) == (200, FLOWS)
 
 
 def test_the_recorded_payloads_log_a_user_in():
-    assert invoke("client_login", payload("client_login_flows")).json == {"flows": [{"type": "m.login.password"}]}
+    assert invoke("client_login", payload("client_login_flows")).json == FLOWS
     registered = invoke("client_login", payload("client_login_register"))
     assert (registered.status, registered.json["user_id"]) == (200, "@alice:example.org")
     answer = invoke("client_login", payload("client_login_password"))
@@ -131,7 +134,9 @@ def test_a_user_that_does_not_exist_costs_the_same_work(monkeypatch, alice, logi
         ("null", 400, "M_BAD_JSON"),
         ({}, 400, "M_MISSING_PARAM"),
         ({"type": 7}, 400, "M_BAD_JSON"),
-        ({"type": "m.login.token", "token": "x"}, 400, "M_UNKNOWN"),
+        ({"type": "m.login.token", "token": "x"}, 403, "M_FORBIDDEN"),
+        ({"type": "m.login.token"}, 400, "M_MISSING_PARAM"),
+        ({"type": "m.login.riddle"}, 400, "M_UNKNOWN"),
         ({"type": "m.login.password"}, 400, "M_MISSING_PARAM"),
         ({"type": "m.login.password", "password": "x"}, 400, "M_MISSING_PARAM"),
         ({"type": "m.login.password", "password": 1, "user": "alice"}, 400, "M_BAD_JSON"),

@@ -8,7 +8,8 @@ import pytest
 
 from functions.harness import PASSWORD, User, call, invoke, payload
 from homeserver.matrix.access_token import token_hash
-from homeserver.services import registration, user_interactive_auth
+from homeserver.services import login_sessions, registration
+from homeserver.services.login_stages.stage import Origin
 from homeserver.storage import accounts, registration_tokens, sessions
 from homeserver.storage.connection import Transaction
 from homeserver.storage.profiles import Profile, profile_fields
@@ -156,7 +157,7 @@ def test_a_session_is_used_up_by_one_account(register):
 def test_a_session_expires(register, monkeypatch):
     session = register(body()).json["session"]
     real = time.time
-    monkeypatch.setattr(sessions.time, "time", lambda: real() + user_interactive_auth.SESSION_SECONDS + 1)
+    monkeypatch.setattr(sessions.time, "time", lambda: real() + login_sessions.SESSION_SECONDS + 1)
     answer = register(body(auth=DUMMY | {"session": session}))
     assert (answer.status, answer.errcode) == (401, "M_UNKNOWN")
     assert no_account_of("carol")
@@ -191,7 +192,7 @@ def test_of_two_registrations_of_one_name_the_later_commit_is_refused(register, 
     def rival_first(transaction):
         if not rivals:
             rivals.append(None)
-            rivals[0] = registration.register("user", body(auth=DUMMY) | {"password": "rival"}, "192.0.2.2")
+            rivals[0] = registration.register("user", body(auth=DUMMY) | {"password": "rival"}, Origin("192.0.2.2"))
         commit(transaction)
 
     monkeypatch.setattr(Transaction, "commit", rival_first)
@@ -278,7 +279,7 @@ def test_two_registrations_cannot_both_have_the_last_use(token_server, register,
     def rival_first(transaction):
         if not rivals:
             rivals.append(None)
-            rivals[0] = registration.register("user", body("rival", auth=with_token("last")), "192.0.2.2")
+            rivals[0] = registration.register("user", body("rival", auth=with_token("last")), Origin("192.0.2.2"))
         commit(transaction)
 
     monkeypatch.setattr(Transaction, "commit", rival_first)

@@ -25,6 +25,7 @@ from homeserver.storage.inbox_shards import advance_request, inbox_table
 from homeserver.storage.server import Identity, replace_identity
 from homeserver.storage.sync_bases import store_base_request
 from homeserver.storage.tokens import Token
+from homeserver.web.endpoints import LEGACY
 
 SYNC = "/_matrix/client/v3/sync"
 ALICE = "@alice:example.org"
@@ -296,5 +297,6 @@ def test_a_store_that_refuses_is_a_failure_of_the_server(monkeypatch: pytest.Mon
 
 def test_the_endpoints_are_listed_for_the_template() -> None:
     assert [(e.method, e.path, e.versions) for e in routes.router.endpoints] == [
-        ("GET", f"/_matrix/client/{{version}}/{name}", ("r0", "v3")) for name in ("sync", "events", "initialSync")
+        *(("GET", f"/_matrix/client/{{version}}/{name}", ("r0", "v3")) for name in ("sync", "events", "initialSync")),
+        *(("GET", f"/{{version}}/{name}", LEGACY) for name in ("events", "initialSync")),
     ]

@@ -32,6 +32,7 @@ def test_versions_name_one_release_and_what_works_beyond_it(checked):
         "org.matrix.msc3874",
         "uk.half-shot.msc2666.query_mutual_rooms",
         "uk.half-shot.msc2666.query_mutual_rooms.stable",
+        "org.eigenserver.legacy_v1",
     }
     assert answer.json == {"versions": ["v1.1"], "unstable_features": dict.fromkeys(features, True)}
     assert answer.headers["content-type"] == "application/json"

@@ -3,8 +3,9 @@
 import pytest
 
 from homeserver.matrix.errors import BadJson, Forbidden, LimitExceeded
-from homeserver.services import user_interactive_auth
-from homeserver.services.user_interactive_auth import Dummy, InteractionRequired, Operation, authorise
+from homeserver.services import login_flows
+from homeserver.services.login_stages.stage import Completed
+from homeserver.services.user_interactive_auth import InteractionRequired, Operation, authorise
 from homeserver.storage import sessions
 from homeserver.storage.sessions import Session
 
@@ -16,21 +17,27 @@ class Riddle:
 
     stage_type = "org.example.riddle"
 
-    def params(self):
+    def describe(self):
         return {"question": "What has roots as nobody sees?"}
 
-    def submit(self, auth, user_id):
-        if auth.get("answer") == "slow down":
+    def start(self, attempt):
+        if attempt.submitted.get("answer") == "slow down":
             raise LimitExceeded("Too many guesses.", retry_after_ms=1000)
-        if auth.get("answer") != "mountain":
+        if attempt.submitted.get("answer") != "mountain":
             raise Forbidden("That is not it.")
-        return {"riddle": "mountain"}
+        return Completed({"riddle": "mountain"})
 
 
-FLOWS = [[Riddle(), Dummy()], [Dummy()]]
-TWO_STAGES = [[Riddle(), Dummy()]]
+FLOWS = [["org.example.riddle", "m.login.dummy"], ["m.login.dummy"]]
+TWO_STAGES = [["org.example.riddle", "m.login.dummy"]]
 RIGHT = {"type": "org.example.riddle", "answer": "mountain"}
 DUMMY = {"type": "m.login.dummy"}
+
+
+@pytest.fixture(autouse=True)
+def riddle(monkeypatch):
+    stage = login_flows.stage
+    monkeypatch.setattr(login_flows, "stage", lambda kind: Riddle() if kind == Riddle.stage_type else stage(kind))
 
 
 def ask(auth=None, *, flows=TWO_STAGES, name="POST /x", user=USER, atomic=False, **body):
@@ -98,7 +105,8 @@ def test_a_stage_that_was_completed_elsewhere_is_found_by_the_session_alone():
     session = refused()["session"]
     assert refused({"session": session})["completed"] == []
     stored = sessions.load(session)
-    assert sessions.store_progress(stored, completed=["org.example.riddle", "m.login.dummy"], facts={"mail": "sent"})
+    completed = ["org.example.riddle", "m.login.dummy"]
+    assert sessions.change(stored, {"completed": completed, "status": "complete", "facts": {"mail": "sent"}})
     assert ask({"session": session}).facts == {"mail": "sent"}
 
 
@@ -110,14 +118,14 @@ def test_a_completed_stage_is_not_checked_again():
 
 def test_stages_completed_at_the_same_time_are_both_kept(monkeypatch):
     session = refused()["session"]
-    store = sessions.store_progress
+    change = sessions.change
 
-    def other_first(mine, *, completed, facts):
-        monkeypatch.setattr(sessions, "store_progress", store)
+    def other_first(mine, changes):
+        monkeypatch.setattr(sessions, "change", change)
         refused(RIGHT | {"session": session})
-        return store(mine, completed=completed, facts=facts)
+        return change(mine, changes)
 
-    monkeypatch.setattr(sessions, "store_progress", other_first)
+    monkeypatch.setattr(sessions, "change", other_first)
     assert ask(DUMMY | {"session": session}).facts == {"riddle": "mountain"}
     assert sessions.load(session).completed == ["org.example.riddle", "m.login.dummy"]
 
@@ -128,7 +136,7 @@ def test_a_session_serves_only_its_operation_and_its_user(change):
     body = refused(RIGHT | {"session": session}, **change)
     assert body["errcode"] == "M_UNKNOWN"
     assert body["session"] != session
-    assert (sessions.load(session).completed or []) == []
+    assert sessions.load(session).completed == []
 
 
 def test_a_completed_session_is_claimed_by_one_request_which_may_be_repeated():
@@ -162,8 +170,34 @@ def test_auth_must_be_an_object():
             ask(auth)
 
 
-def test_a_session_that_always_loses_its_races_starts_anew(monkeypatch):
+def test_a_session_that_always_loses_its_races_is_busy(monkeypatch):
     session = refused()["session"]
-    monkeypatch.setattr(user_interactive_auth.sessions, "store_progress", lambda *_args, **_kwargs: False)
-    body = refused(RIGHT | {"session": session})
-    assert (body["errcode"], body["completed"]) == ("M_UNKNOWN", [])
+    monkeypatch.setattr(sessions, "change", lambda *_: False)
+    with pytest.raises(LimitExceeded):
+        ask(RIGHT | {"session": session})
+
+
+def test_the_fifth_wrong_answer_ends_the_session():
+    session = refused()["session"]
+    for _ in range(4):
+        wrong = refused({"type": "org.example.riddle", "answer": "tree", "session": session})
+        assert (wrong["errcode"], wrong["session"]) == ("M_FORBIDDEN", session)
+    with pytest.raises(LimitExceeded):
+        ask({"type": "org.example.riddle", "answer": "tree", "session": session})
+    gone = refused(RIGHT | {"session": session})
+    assert (gone["errcode"], gone["completed"], gone["session"] == session) == ("M_UNKNOWN", [], False)
+
+
+def test_two_requests_that_claim_a_session_at_the_same_time_do_not_both_have_it(monkeypatch):
+    session = refused(RIGHT)["session"]
+    change = sessions.change
+
+    def other_first(mine, changes):
+        if "claim" in changes:
+            monkeypatch.setattr(sessions, "change", change)
+            ask({"session": session}, colour="blue")
+        return change(mine, changes)
+
+    monkeypatch.setattr(sessions, "change", other_first)
+    lost = refused(DUMMY | {"session": session}, colour="red")
+    assert (lost["errcode"], lost["session"] == session) == ("M_UNKNOWN", False)

@@ -32,11 +32,11 @@ def test_the_table_of_functions_is_that_of_the_template() -> None:
 def test_the_layer_has_what_the_functions_import_and_nothing_of_the_tests_or_the_local_run() -> None:
     names = {package.name for package in closure(locked_packages(LOCK.read_text(encoding="utf-8")))}
     project = (ROOT / "pyproject.toml").read_text(encoding="utf-8").split("[dependency-groups]")[0]
-    direct = set(re.findall(r'^    "([a-z0-9-]+)[>=]', project, re.MULTILINE))
+    direct = set(re.findall(r'^    "([a-z0-9-]+)(?:\[[a-z]+\])?[>=]', project, re.MULTILINE))
     assert {"boto3", "fastapi"} <= direct
     assert direct - names == set()
-    assert {"botocore", "pydantic-core", "starlette", "cffi", "urllib3"} <= names
-    assert names & {"ministack", "moto", "pytest", "uvicorn", "cryptography", "pyyaml", *NOT_NEEDED} == set()
+    assert {"botocore", "pydantic-core", "starlette", "cffi", "urllib3", "cryptography"} <= names
+    assert names & {"ministack", "moto", "pytest", "uvicorn", "authlib", "playwright", "pyyaml", *NOT_NEEDED} == set()
 
 
 def test_a_closure_follows_dependents_and_stops_at_what_others_wanted() -> None:
@@ -247,6 +247,9 @@ def test_the_homeserver_layer_is_the_package_as_it_stands(built: Path) -> None:
     modules = {path.relative_to(source) for path in source.rglob("*.py")}
     assert {path.relative_to(layer) for path in layer.rglob("*.py")} == modules
     assert all((layer / module).read_bytes() == (source / module).read_bytes() for module in modules)
+    templates = sorted(path.name for path in (source / "homeserver" / "mail_templates").iterdir())
+    assert "login_code.txt" in templates
+    assert sorted(path.name for path in (layer / "homeserver" / "mail_templates").iterdir()) == templates
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ runs functions with its own interpreter on this machine's processor, for which t
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -178,6 +179,20 @@ def test_stream_and_queues_wake_their_readers(aws: Any) -> None:
     assert json.loads(follower["FilterCriteria"]["Filters"][0]["Pattern"]) == {
         "dynamodb": {"Keys": {"k": {"S": ["head"]}}}
     }
+
+
+def test_the_login_machine_follows_the_table_of_sessions_and_functions_are_told_of_it(aws: Any) -> None:
+    physical = resources(aws, NAME)
+    machine = aws("stepfunctions").describe_state_machine(stateMachineArn=physical["LoginMachine"])
+    assert machine["type"] == "STANDARD"
+    tables = re.findall(r'"TableName": "([^"]*)"', machine["definition"])
+    assert tables == [resources(aws, physical["DataStack"])["SessionsTable"]] * 3
+    assert "${" not in machine["definition"]
+    starting = [f for f in FUNCTIONS.values() if any(s["Action"] == "states:StartExecution" for s in f.statements)]
+    assert starting
+    for function in starting:
+        made = aws("lambda").get_function_configuration(FunctionName=physical[function.logical_id])
+        assert made["Environment"]["Variables"]["LOGIN_MACHINE"] == machine["stateMachineArn"]
 
 
 def test_setup_made_the_servers_signing_key(aws: Any) -> None:

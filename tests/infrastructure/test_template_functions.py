@@ -26,6 +26,8 @@ def translated() -> dict[str, Any]:
     for resource in template["Resources"].values():
         if resource["Type"] == "AWS::Serverless::LayerVersion":
             resource["Properties"]["ContentUri"] = "s3://bucket/layer"
+        if resource["Type"] == "AWS::Serverless::StateMachine":
+            resource["Properties"]["DefinitionUri"] = "s3://bucket/definition"
         if resource["Type"] == "AWS::Serverless::Application":
             resource["Properties"]["Location"] = "https://bucket.s3.amazonaws.com/template"
 
@@ -102,7 +104,10 @@ def test_a_function_runs_on_arm_with_both_layers_and_only_its_own_code(folder: s
     function = FUNCTIONS[folder]
     assert function.properties["Runtime"] == "python3.13"
     assert function.properties["Architectures"] == ["arm64"]
-    assert function.raw["Layers"] == [{"Ref": "DependenciesLayer"}, {"Ref": "HomeserverLayer"}]
+    layers = [{"Ref": "DependenciesLayer"}, {"Ref": "HomeserverLayer"}]
+    if folder == "mail_worker":  # the operator's templates of mails, where there are any
+        layers = {"Fn::If": ["HasMailTemplatesLayer", [*layers, {"Ref": "MailTemplatesLayer"}], layers]}
+    assert function.raw["Layers"] == layers
     assert function.properties["CodeUri"] == "functions"
     assert STACK.template["Resources"][function.logical_id]["Metadata"] == {"BuildMethod": "makefile"}
     assert function.environment["POWERTOOLS_SERVICE_NAME"] == folder
@@ -122,7 +127,7 @@ def test_memory_follows_the_work_and_is_a_parameter_for_all() -> None:
     assert all(set(f.raw["MemorySize"]) == {"Ref"} for f in FUNCTIONS.values())
     memory = {name: int(f.properties["MemorySize"]) for name, f in FUNCTIONS.items()}
     special = {"client_sync": 128, "client_login": 1769, "federation_inbound_worker": 512}
-    special |= {"outbound_router": 512, "federation_sender_worker": 256}
+    special |= {"outbound_router": 512, "federation_sender_worker": 256, "mail_worker": 512}
     assert memory == {name: special.get(name, 1024) for name in FUNCTIONS}
 
 
@@ -133,9 +138,9 @@ def test_the_waiting_loop_reserves_concurrency_only_when_asked_to() -> None:
     assert all("ReservedConcurrentExecutions" not in f.raw for name, f in FUNCTIONS.items() if name != "client_sync")
 
 
-def test_secrets_are_hidden_parameters_that_only_the_login_function_is_told() -> None:
+def test_secrets_are_hidden_parameters_that_only_the_functions_of_login_are_told() -> None:
     told = {name for name, f in FUNCTIONS.items() if SECRETS & set(f.environment)}
-    assert told == {"client_login"}
+    assert told == {"client_login", "client_login_pages"}
     for parameter in ("RegistrationToken", "RegistrationSharedSecret"):
         assert STACK.template["Parameters"][parameter]["NoEcho"] is True
 
@@ -159,6 +164,8 @@ def test_only_those_who_sign_know_where_the_signing_key_is() -> None:
             "client_rooms",
             "client_events",
             "client_history",
+            "client_legacy_events",
+            "client_legacy_rooms",
             "client_directory",
             "server_admin",
             "server_setup",
@@ -216,7 +223,8 @@ def test_rights_are_written_as_named_statements_that_allow_named_actions(folder:
         actions = as_list(statement["Action"])
         assert len(actions) == len(set(actions))
         assert all(
-            re.fullmatch(r"(dynamodb|sqs|ssm|lambda|scheduler|iam):[A-Z][A-Za-z]+", action) for action in actions
+            re.fullmatch(r"(dynamodb|sqs|ssm|lambda|scheduler|iam|ses|states):[A-Z][A-Za-z]+", action)
+            for action in actions
         )
 
 
@@ -252,8 +260,9 @@ def test_who_reads_history_writes_only_what_it_fetched_from_other_servers() -> N
 def test_passwords_and_tokens_are_out_of_reach_of_all_but_the_functions_of_accounts() -> None:
     accounts = STACK.child("DataStack").output("AccountsTableArn")
     reach = {n for n, f in FUNCTIONS.items() for s in f.statements if accounts in as_list(s["Resource"])}
-    # Who asks for a notice must be an administrator, and the server's own account is made with the first one.
-    assert reach == {"client_login", "client_account", "server_admin"}
+    # Who asks for a notice must be an administrator, and the server's own account is made with the first one. The
+    # worker of mails looks up whose an address is.
+    assert reach == {"client_login", "client_login_pages", "client_account", "server_admin", "mail_worker"}
 
 
 def test_only_the_sender_makes_schedules_and_they_may_only_send_to_its_queue() -> None:
@@ -291,6 +300,7 @@ def test_sam_adds_no_rights_but_logging_and_reading_sources() -> None:
         "FederationSenderWorkerFunctionRole": [f"{MANAGED}AWSLambdaSQSQueueExecutionRole"],
     }
     roles = translated_resources("AWS::IAM::Role")
+    assert roles.pop("LoginMachineRole")["ManagedPolicyArns"] == []
     assert {name: role["ManagedPolicyArns"] for name, role in roles.items()} == {
         f"{f.logical_id}Role": [basic, *extra.get(f"{f.logical_id}Role", [])] for f in FUNCTIONS.values()
     }

@@ -33,6 +33,20 @@ class Settings:
     federation_prev_ids: str
     legacy_seed_views: bool  # whether other servers may look at events in the format of the 2014 draft
     plain_http: str  # off | loopback: whether servers on this machine may be asked without TLS
+    # JSON lists of lists of stage types; empty: what follows from the other settings (services/login_flows.py)
+    login_flows: str
+    registration_flows: str
+    mail_from: str  # the sender of mails, as in a From header; empty: this server sends none
+    smtp_url: str  # smtp[s]://[user:password@]host[:port] that mails go through; empty: SES
+    mail_templates: str  # a folder with templates that take the place of the built-in ones; empty: none
+    oauth_providers: str  # JSON, see services/oauth_providers.py
+    oauth_client_secrets: str  # JSON object: provider ID -> client secret
+    recaptcha_public_key: str
+    recaptcha_private_key: str
+    recaptcha_verify_url: str
+    recaptcha_script_url: str
+    terms: str  # JSON, the `policies` of m.login.terms; empty: none
+    login_sessions_per_day: int  # executions of the login state machine that strangers can start in a day
 
 
 _CHOICES = {
@@ -57,6 +71,13 @@ def _choice(name: str, default: str) -> str:
     return value
 
 
+def _count(name: str, default: int, least: int, most: int) -> int:
+    text = os.environ.get(name) or str(default)
+    if not text.isdigit() or not least <= int(text) <= most:
+        raise ValueError(f"{name} is {text!r}; it must be a whole number from {least} to {most}")
+    return int(text)
+
+
 def _listed(name: str) -> tuple[str, ...]:
     return tuple(filter(None, (entry.strip() for entry in os.environ.get(name, "").split(","))))
 
@@ -78,9 +99,6 @@ def _networks(name: str) -> tuple[str, ...]:
 def settings() -> Settings:
     """The settings of this process. Raises ValueError naming the variable that cannot be used."""
     env = os.environ
-    poll = env.get("SYNC_POLL_MS") or "500"
-    if not poll.isdigit() or not 1 <= int(poll) <= 10_000:
-        raise ValueError(f"SYNC_POLL_MS is {poll!r}; it must be a number of milliseconds from 1 to 10000")
     return Settings(
         server_name=env.get("SERVER_NAME", ""),
         registration=_choice("REGISTRATION", "token"),
@@ -92,7 +110,7 @@ def settings() -> Settings:
         rate_limits=_choice("RATE_LIMITS", "on") == "on",
         password_cost=_choice("PASSWORD_COST", "normal"),
         cost_meter=_choice("COST_METER", "off") == "on",
-        sync_poll_ms=int(poll),
+        sync_poll_ms=_count("SYNC_POLL_MS", 500, 1, 10_000),
         public_base_url=env.get("PUBLIC_BASE_URL", "").rstrip("/"),
         signing_key_parameter=env.get("SIGNING_KEY_PARAMETER", ""),
         server_notices_localpart=env.get("SERVER_NOTICES_LOCALPART", ""),
@@ -104,6 +122,19 @@ def settings() -> Settings:
         federation_prev_ids=_choice("FEDERATION_PREV_IDS", "auto"),
         legacy_seed_views=_choice("LEGACY_SEED_VIEWS", "off") == "on",
         plain_http=_choice("PLAIN_HTTP", "off"),
+        login_flows=env.get("LOGIN_FLOWS", ""),
+        registration_flows=env.get("REGISTRATION_FLOWS", ""),
+        mail_from=env.get("MAIL_FROM", ""),
+        smtp_url=env.get("SMTP_URL", ""),
+        mail_templates=env.get("MAIL_TEMPLATES", ""),
+        oauth_providers=env.get("OAUTH_PROVIDERS", ""),
+        oauth_client_secrets=env.get("OAUTH_CLIENT_SECRETS", ""),
+        recaptcha_public_key=env.get("RECAPTCHA_PUBLIC_KEY", ""),
+        recaptcha_private_key=env.get("RECAPTCHA_PRIVATE_KEY", ""),
+        recaptcha_verify_url=env.get("RECAPTCHA_VERIFY_URL") or "https://www.google.com/recaptcha/api/siteverify",
+        recaptcha_script_url=env.get("RECAPTCHA_SCRIPT_URL") or "https://www.google.com/recaptcha/api.js",
+        terms=env.get("TERMS", ""),
+        login_sessions_per_day=_count("LOGIN_SESSIONS_PER_DAY", 5000, 1, 10_000_000),
     )
 
 

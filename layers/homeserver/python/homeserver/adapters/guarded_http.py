@@ -8,6 +8,7 @@ asked, and those only where `PLAIN_HTTP` says so.
 `fetch_json` asks one URL, without redirects. Whoever needs more uses `GuardedConnection` with `resolved` addresses.
 """
 
+import base64
 import contextlib
 import http.client
 import ipaddress
@@ -19,7 +20,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote_plus, urlencode, urlsplit
 
 import orjson
 
@@ -60,11 +61,19 @@ class UrlParts:
 
 
 def fetch_json(
-    method: str, url: str, *, body: Mapping[str, Any] | None = None, token: str | None = None, seconds: float
+    method: str,
+    url: str,
+    *,
+    body: Mapping[str, Any] | None = None,
+    form: Mapping[str, str] | None = None,
+    token: str | None = None,
+    basic: tuple[str, str] | None = None,
+    seconds: float,
 ) -> Reply:
     """One request, answered by a JSON object within so many seconds (finding the address aside).
 
-    `token` goes into the Authorization header. Raises RequestRefused or RequestFailed.
+    `body` is sent as JSON, `form` as the fields of a form. `token` goes into the Authorization header; `basic`, the ID
+    and the secret of an OAuth client, as RFC 6749 writes them there. Raises RequestRefused or RequestFailed.
     """
     parts = url_parts(url)
     headers = {"Accept": "application/json", "User-Agent": USER_AGENT, "Connection": "close"}
@@ -76,6 +85,12 @@ def fetch_json(
         if not token.isascii() or not token.isprintable():
             raise RequestRefused("the access token cannot stand in a header")
         headers["Authorization"] = f"Bearer {token}"
+    if form is not None:
+        data = urlencode(dict(form)).encode()
+        headers["Content-Type"] = "application/x-www-form-urlencoded"
+    if basic is not None:
+        pair = ":".join(quote_plus(part) for part in basic)
+        headers["Authorization"] = f"Basic {base64.b64encode(pair.encode()).decode()}"
     is_tls = parts.scheme == "https"
     addresses = resolved(parts.host, parts.port, tls=is_tls)
     connection = GuardedConnection(parts.host, parts.port, addresses, tls=verifying() if is_tls else None)

@@ -53,6 +53,12 @@ class InvalidParam(MatrixError):
     errcode = "M_INVALID_PARAM"
 
 
+class BadPagination(InvalidParam):
+    """A token of the stream or of a timeline that cannot be used, in the words of the 2014 draft."""
+
+    errcode = "M_BAD_PAGINATION"
+
+
 class MissingParam(MatrixError):
     """A required parameter is absent."""
 

@@ -22,6 +22,7 @@ from homeserver.services.first_invites import invite_all
 from homeserver.services.invite_permissions import check_wants_invites, permission_key
 from homeserver.services.membership import member_profile
 from homeserver.services.notice_rooms import notices_user
+from homeserver.services.request_transactions import RequestClaim
 from homeserver.services.room_draft import Raced, RoomDraft
 from homeserver.services.send_event import check_can_invite, keys_for, local_users_of
 from homeserver.services.third_party_invites import AddressInvite, invite_stranger, take_invite, user_behind
@@ -75,6 +76,8 @@ class RoomRequest:
     power_level_override: Mapping[str, Any] = field(default_factory=dict)
     # What else is written when the room is made, and only then: called with the transaction and `room_id`
     also: Callable[..., None] | None = None
+    # The request that the room is made for: nothing is made if it was answered before (`also` writes its answer)
+    claim: RequestClaim | None = None
 
 
 def create_room(requester: Requester, request: RoomRequest) -> str:
@@ -105,12 +108,15 @@ def create_room(requester: Requester, request: RoomRequest) -> str:
     invited_here = local_users_of(invited)
     permissions = {user: permission_key(user) for user in invited_here}
     profile_keys: list[Key] = [(Profile, user, None) for user in (user_id, *invited_here)]
-    keys: list[Key] = [counters_key, *alias_key, *profile_keys, *permissions.values()]
+    claim_key: list[Key] = [request.claim.key] if request.claim is not None else []
+    keys: list[Key] = [counters_key, *alias_key, *profile_keys, *permissions.values(), *claim_key]
     for attempt in attempts("The server"):
         found, _ = in_parallel(
             lambda: batch_get(keys, consistent=True),
             (lambda: None) if attempt or user_id == notices_user() else (lambda: rate_limits.take_send(user_id)),
         )
+        if request.claim is not None:
+            request.claim.check(found)
         if any(key in found for key in alias_key):
             raise _alias_in_use(alias)
         for permission in permissions.values():
@@ -128,7 +134,9 @@ def create_room(requester: Requester, request: RoomRequest) -> str:
         try:
             room.commit()
         except Raced as raced:
-            if isinstance(raced.__cause__, TransactionCancelled) and raced.__cause__.failed("alias"):
+            cause = raced.__cause__
+            # A twin of the request took the alias with the room: the next try finds its answer.
+            if isinstance(cause, TransactionCancelled) and cause.failed("alias") and not cause.failed("request"):
                 raise _alias_in_use(alias) from raced
             continue
         break

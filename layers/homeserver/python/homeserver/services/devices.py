@@ -12,11 +12,11 @@ from homeserver.matrix.errors import BadJson, InvalidParam, MissingParam, NotFou
 from homeserver.matrix.identifiers import fits_identifier
 from homeserver.services.access_tokens import Requester, revoke_device
 from homeserver.services.login import MAX_DEVICE_NAME
-from homeserver.services.user_interactive_auth import Flows, Operation, Password, authorise
+from homeserver.services.login_stages.stage import Origin
+from homeserver.services.oauth_links import own_flows
+from homeserver.services.user_interactive_auth import Operation, authorise
 from homeserver.storage import accounts
 from homeserver.storage.accounts import Device
-
-_FLOWS: Flows = [[Password()]]
 
 
 def list_devices(requester: Requester) -> list[dict[str, Any]]:
@@ -50,23 +50,26 @@ def rename_device(requester: Requester, device_id: str, display_name: str | None
         raise
 
 
-def delete_device(requester: Requester, device_id: str, body: Mapping[str, Any]) -> None:
+def delete_device(requester: Requester, device_id: str, body: Mapping[str, Any], origin: Origin) -> None:
     """Delete one device and its tokens, after authentication. One that does not exist is deleted already."""
-    _delete(requester, f"DELETE /devices/{device_id}", [device_id], body)
+    _delete(requester, f"DELETE /devices/{device_id}", [device_id], body, origin)
 
 
-def delete_devices(requester: Requester, body: Mapping[str, Any]) -> None:
+def delete_devices(requester: Requester, body: Mapping[str, Any], origin: Origin) -> None:
     """Delete the devices that `body["devices"]` names, after authentication. Raises MissingParam or BadJson."""
     device_ids = body.get("devices")
     if device_ids is None:
         raise MissingParam("devices is required.")
     if not isinstance(device_ids, list) or not all(isinstance(device_id, str) for device_id in device_ids):
         raise BadJson("devices must be an array of strings.")
-    _delete(requester, "POST /delete_devices", device_ids, body)
+    _delete(requester, "POST /delete_devices", device_ids, body, origin)
 
 
-def _delete(requester: Requester, operation: str, device_ids: Sequence[str], body: Mapping[str, Any]) -> None:
-    authorisation = authorise(Operation(operation, requester.user_id, body), _FLOWS)
+def _delete(
+    requester: Requester, name: str, device_ids: Sequence[str], body: Mapping[str, Any], origin: Origin
+) -> None:
+    operation = Operation(name, requester.user_id, body, origin=origin)
+    authorisation = authorise(operation, own_flows(requester.user_id))
     # Names that are no devices cost nothing, however many a request lists.
     existing = {device.device_id for device in accounts.list_devices(requester.user_id)}
     # The requester's own device last: if this is interrupted, the token for the next try still works.

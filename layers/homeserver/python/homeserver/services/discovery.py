@@ -32,6 +32,7 @@ UNSTABLE_FEATURES = {
     "org.matrix.msc3874": True,
     "uk.half-shot.msc2666.query_mutual_rooms": True,
     "uk.half-shot.msc2666.query_mutual_rooms.stable": True,
+    "org.eigenserver.legacy_v1": True,  # the client API of 2014, docs/legacy.md
 }
 
 

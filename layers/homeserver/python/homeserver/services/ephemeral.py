@@ -12,6 +12,7 @@ from homeserver.services.clock import now_ms
 from homeserver.services.ignored_users import ignored_by
 from homeserver.storage.connection import batch_get, in_parallel
 from homeserver.storage.ephemeral import (
+    DELIVERED,
     PRIVATE,
     Receipt,
     ReceiptKey,
@@ -87,7 +88,10 @@ def _rows(user_id: str, state: RoomEphemeral) -> list[Receipt]:
 def _new_receipts(
     user_id: str, state: RoomEphemeral, rows: Iterable[Receipt], told: int, ignored: frozenset[str]
 ) -> list[Receipt]:
-    """The receipts that changed after a number, as far as they concern a user. What the item has is never older."""
+    """The receipts that changed after a number, as far as they concern a user. What the item has is never older.
+
+    What was delivered is no receipt that the specification of today knows.
+    """
     latest: dict[ReceiptKey, Receipt] = {receipt.key: receipt for receipt in (*rows, *state.receipts)}
     return [
         receipt
@@ -95,6 +99,7 @@ def _new_receipts(
         if receipt.number > told
         and receipt.user_id not in ignored
         and (receipt.kind != PRIVATE or receipt.user_id == user_id)
+        and receipt.kind != DELIVERED
     ]
 
 

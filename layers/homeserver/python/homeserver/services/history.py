@@ -4,6 +4,7 @@ Source: client-server API v1.19, "Getting events for a room", "Event context".
 """
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from homeserver.matrix import state_tree
@@ -33,36 +34,61 @@ _PAGE = 100
 _MOST_PAGES = 10  # of entries that a filter or the visibility may hide, before an answer goes out nevertheless
 
 
-def messages(
-    requester: Requester,
-    room_id: str,
-    *,
-    backwards: bool,
-    start: str | None,
-    stop: str | None,
-    limit: int,
-    event_filter: RoomEventFilter,
-) -> dict[str, Any]:
-    """One page of the timeline: `chunk`, `start`, `end` (absent at the end of the history), `state`.
+@dataclass(frozen=True, slots=True)
+class PageQuery:
+    """Which page of a timeline is asked for; without `start` it begins where the direction does."""
 
-    Raises Forbidden, or InvalidParam for a token that is none.
+    backwards: bool
+    start: str | None = None
+    stop: str | None = None
+    limit: int = DEFAULT_LIMIT
+    event_filter: RoomEventFilter = field(default_factory=RoomEventFilter)
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A page of a timeline: its entries in the order that was asked for, and the tokens around it.
+
+    `end` is None at the end of the history; forwards there is one wherever there are entries, as more may happen.
     """
+
+    reader: Reader
+    entries: Sequence[Entry]
+    start: str
+    end: str | None
+
+    def shown(self, requester: Requester) -> list[dict[str, Any]]:
+        """The entries in client format, with what is bundled of them."""
+        entries = with_previous(self.reader, self.entries)
+        return show_events(self.reader, entries, requester, self.reader.view.room_id)
+
+
+def read_page(requester: Requester, room_id: str, asked: PageQuery) -> Page:
+    """A page of a room's timeline. Raises Forbidden, or InvalidParam for a token that is none."""
     reader = reader_of(requester.user_id, room_id)
     last = reader.last_position
     ends = RoomToken(0), RoomToken(last)
-    begin = timeline_token(start, reader, requester) if start is not None else ends[backwards]
-    until = timeline_token(stop, reader, requester) if stop is not None else ends[not backwards]
-    walk = TimelineWalk(room_id, min(begin, RoomToken(last)), min(until, RoomToken(last)), backwards)
-    chunk = _walked(reader, walk, limit, event_filter, fills=True)
-    answer: dict[str, Any] = {
-        "chunk": show_events(reader, with_previous(reader, chunk), requester, room_id),
-        "start": start if start is not None else begin.encode(),
-    }
-    # Forwards the last page has a token too: more may happen.
-    if not walk.is_over or (chunk and not backwards):
-        answer["end"] = walk.at.encode()
-    if event_filter.lazy_load_members and chunk:
-        answer["state"] = members_of_senders(reader, chunk, max(chunk, key=lambda entry: entry.place))
+    begin = timeline_token(asked.start, reader, requester) if asked.start is not None else ends[asked.backwards]
+    until = timeline_token(asked.stop, reader, requester) if asked.stop is not None else ends[not asked.backwards]
+    walk = TimelineWalk(room_id, min(begin, RoomToken(last)), min(until, RoomToken(last)), asked.backwards)
+    entries = _walked(reader, walk, asked.limit, asked.event_filter, fills=True)
+    goes_on = not walk.is_over or (entries and not asked.backwards)
+    start = asked.start if asked.start is not None else begin.encode()
+    return Page(reader, entries, start, walk.at.encode() if goes_on else None)
+
+
+def messages(requester: Requester, room_id: str, asked: PageQuery) -> dict[str, Any]:
+    """A page as `/messages` tells it: `chunk`, `start`, `end` (absent at the end of the history), `state`.
+
+    Raises as `read_page` does.
+    """
+    page = read_page(requester, room_id, asked)
+    answer: dict[str, Any] = {"chunk": page.shown(requester), "start": page.start}
+    if page.end is not None:
+        answer["end"] = page.end
+    if asked.event_filter.lazy_load_members and page.entries:
+        latest = max(page.entries, key=lambda entry: entry.place)
+        answer["state"] = members_of_senders(page.reader, page.entries, latest)
     return answer
 
 

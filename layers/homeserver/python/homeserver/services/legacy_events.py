@@ -35,21 +35,26 @@ from homeserver.storage.timeline import Entry, read_positions
 from homeserver.storage.timeline_cache import NOTHING_AHEAD, read_timeline
 
 MOST_EVENTS = 100  # of one room in one answer
-_EVENTS_ONLY = parse_filter(
-    {
+
+
+def events_only(*, ephemeral: bool = False) -> dict[str, Any]:
+    """The filter of streams of events, as clients write filters: no account data; `ephemeral`: what is no event too."""
+    return {
         "account_data": {"types": []},
         "room": {
             "account_data": {"types": []},
-            "ephemeral": {"types": []},
+            "ephemeral": {} if ephemeral else {"types": []},
             "timeline": {"limit": MOST_EVENTS},
             "include_leave": True,
         },
     }
-)
+
+
+_EVENTS_ONLY = parse_filter(events_only())
 
 
 @dataclass(slots=True)
-class _RoomEvents:
+class RoomEvents:
     """The next entries of a room, and how far it will have been told with them."""
 
     task: RoomTask
@@ -68,14 +73,14 @@ def events_since(requester: Requester, since: str | None) -> SyncResult:
     if told.again:
         raise InvalidParam("This token is too old: begin again with /initialSync.")
     if since is None:
-        told = _where_it_stands(standing.inbox)
+        told = where_it_stands(standing.inbox)
         return _result(None, next_token(requester, told, standing.epoch), [])
     news = read_news(
         requester.user_id, standing.inbox, told, _EVENTS_ONLY, initial=False, full_state=False, with_state=False
     )
-    chunk = [(0, event) for event in _invitations(requester, news)]
+    chunk = [(0, event) for event in new_memberships(requester, news)]
     size = 0
-    for room in in_parallel(*[partial(_room_events, requester, task, news) for task in news.tasks]):
+    for room in in_parallel(*[partial(room_events, requester, task, news) for task in news.tasks]):
         length = len(orjson.dumps(room.events))
         if size and size + length > MOST_BYTES:
             continue  # it keeps its old position, and comes with the next answer
@@ -91,7 +96,7 @@ def _result(start: str | None, end: str, chunk: list[dict[str, Any]]) -> SyncRes
     return SyncResult({"start": start or end, "end": end, "chunk": chunk}, end, empty=not chunk)
 
 
-def _where_it_stands(inbox: Inbox) -> Delivered:
+def where_it_stands(inbox: Inbox) -> Delivered:
     """Everything that the inbox announces counts as told: who begins to listen wants what comes from now on."""
     return Delivered(
         {slot: state.position for slot, state in inbox.slots.items()},
@@ -101,13 +106,13 @@ def _where_it_stands(inbox: Inbox) -> Delivered:
     )
 
 
-def _room_events(requester: Requester, task: RoomTask, news: News) -> _RoomEvents:
+def room_events(requester: Requester, task: RoomTask, news: News) -> RoomEvents:
     """The next events of a room that the user may see; none of the time before they joined."""
     view, row = news.views.get(task.room_id), news.rows.get(task.room_id)
     if view is None or row is None:
-        return _RoomEvents(task, task.since)
+        return RoomEvents(task, task.since)
     if is_over(task, row, _EVENTS_ONLY, full_state=False):
-        return _RoomEvents(task, task.target)
+        return RoomEvents(task, task.target)
     reader = Reader(requester.user_id, *view)
     since = max(task.since, int(row.joined_since or 0) - 1)
     last = min(task.target, reader.last_position) if reader.is_joined else int(row.left_at or 0)
@@ -118,7 +123,7 @@ def _room_events(requester: Requester, task: RoomTask, news: News) -> _RoomEvent
     events = [show(entry, task.room_id, requester) for entry in shown]
     # Beyond their last position there is nothing for someone who left, whatever the slot says.
     done = not reader.is_joined and position >= last
-    return _RoomEvents(task, max(position, task.target) if done else position, shown, events)
+    return RoomEvents(task, max(position, task.target) if done else position, shown, events)
 
 
 def _shown(reader: Reader, entries: list[Entry], ignored: Iterable[str]) -> list[Entry]:
@@ -129,7 +134,7 @@ def _shown(reader: Reader, entries: list[Entry], ignored: Iterable[str]) -> list
     ]
 
 
-def _invitations(requester: Requester, news: News) -> list[dict[str, Any]]:
+def new_memberships(requester: Requester, news: News) -> list[dict[str, Any]]:
     """The membership events of new invitations and knocks, and of those that ended."""
     user_id = requester.user_id
     wanted = [invite for invite in news.invites if _stands(invite, news)]

@@ -1,4 +1,4 @@
-"""Login with a password, and logout.
+"""Login with a password or a login token, and logout.
 
 Source: client-server API v1.19, "Login", "Client Authentication"; "Relationship between access tokens and devices".
 """
@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 
 from homeserver.matrix.errors import BadJson, Forbidden, InvalidParam, MatrixError, MissingParam
 from homeserver.matrix.identifiers import fits_identifier
+from homeserver.services import login_tokens
 from homeserver.services.access_tokens import (
     IssuedTokens,
     Requester,
@@ -18,14 +19,17 @@ from homeserver.services.access_tokens import (
     revoke_device,
 )
 from homeserver.services.attempts import attempts
+from homeserver.services.login_flows import PASSWORD
+from homeserver.services.login_flows import login_flows as configured_flows
 from homeserver.services.passwords import authenticate_password, user_of_identifier
 from homeserver.services.rate_limits import take_login
 from homeserver.settings import settings
 from homeserver.storage.accounts import ACCOUNT, Account, load_account, load_device, usable_with
 from homeserver.storage.connection import Transaction, TransactionCancelled
 
-PASSWORD = "m.login.password"
+TOKEN = "m.login.token"
 MAX_DEVICE_NAME = 256
+DEVICE_KEYS = ("device_id", "initial_device_display_name", "refresh_token")  # of a body: what DeviceRequest reads
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +70,26 @@ class Login:
 
 
 def login_flows() -> list[dict[str, Any]]:
-    """The login types that this server offers."""
-    return [{"type": PASSWORD}]
+    """The login types that today's clients can use: those that take one request.
+
+    A login of several stages is the draft's dialect only (services/draft_login.py).
+    """
+    password = [{"type": PASSWORD}] if offers_password() else []
+    return [*password, *_sso_flows(), {"type": TOKEN, "get_login_token": True}]
+
+
+def _sso_flows() -> list[dict[str, Any]]:
+    if not settings().oauth_providers and not settings().login_flows:
+        return []
+    from homeserver.services.oauth_login import sso_flow  # noqa: PLC0415 - most servers have no use for it
+
+    flow = sso_flow()
+    return [flow] if flow is not None else []
+
+
+def offers_password() -> bool:
+    """Whether a password alone logs a user in."""
+    return (PASSWORD,) in configured_flows()
 
 
 def log_in(body: Mapping[str, Any], address: str) -> Login:
@@ -76,22 +98,47 @@ def log_in(body: Mapping[str, Any], address: str) -> Login:
     Raises M_UNKNOWN for a login type that is not offered, Forbidden for wrong credentials, M_USER_DEACTIVATED,
     MissingParam or BadJson for the wrong shape, LimitExceeded for too many logins or guesses.
     """
-    login_type = body.get("type")
-    if login_type is None:
-        raise MissingParam("type is required.")
-    if not isinstance(login_type, str):
-        raise BadJson("type must be a string.")
-    if login_type != PASSWORD:
-        raise MatrixError("This login type is unknown.")
+    login_type = _text(body, "type")
+    if login_type == TOKEN:
+        return _log_in_with_token(body, address)
+    # Where the password is one stage of several, it must not be a way around the others.
+    if login_type != PASSWORD or not offers_password():
+        raise MatrixError("This login type is not offered.")
+    return log_in_with_password(body, address)
+
+
+def log_in_with_password(body: Mapping[str, Any], address: str) -> Login:
+    """Log a user in with the user name and the password of a body; raises what log_in does."""
     device = DeviceRequest.from_body(body, address)
-    password = body.get("password")
-    if password is None:
-        raise MissingParam("password is required.")
-    if not isinstance(password, str):
-        raise BadJson("password must be a string.")
+    password = _text(body, "password")
+    take_login(address)  # before an address is looked up
     user_id = user_of_identifier(body)
-    take_login(address)
     return _log_in_with_password(user_id, password, device)
+
+
+def _log_in_with_token(body: Mapping[str, Any], address: str) -> Login:
+    device = DeviceRequest.from_body(body, address)
+    token = _text(body, "token")
+    take_login(address)
+    for _ in attempts("This account"):
+        transaction = Transaction()
+        user_id = login_tokens.redeem(transaction, token)
+        login = add_login(transaction, user_id, device)
+        try:
+            transaction.commit()
+        except TransactionCancelled:
+            continue
+        return login
+    raise AssertionError("unreachable: attempts() raises")
+
+
+def _text(body: Mapping[str, Any], name: str) -> str:
+    value = body.get(name)
+    if value is None:
+        raise MissingParam(f"{name} is required.")
+    if not isinstance(value, str):
+        raise BadJson(f"{name} must be a string.")
+    return value
 
 
 def _log_in_with_password(user_id: str | None, password: str, request: DeviceRequest) -> Login:

@@ -21,6 +21,7 @@ from homeserver.services.membership_elsewhere import change_elsewhere, is_elsewh
 from homeserver.services.membership_requests import Elsewhere
 from homeserver.services.notice_rooms import check_may_leave
 from homeserver.services.remote_invite import SHOWN_STATE, check_can_be_invited, invite_elsewhere
+from homeserver.services.request_transactions import RequestClaim
 from homeserver.services.residency import NotResident
 from homeserver.services.restricted_joins import find_grant, needs_grant
 from homeserver.services.room_draft import Raced, RoomDraft
@@ -73,6 +74,7 @@ def join_room(
     reason: str | None = None,
     redemption: Redemption | None = None,
     elsewhere: Elsewhere | None = None,
+    claim: RequestClaim | None = None,
 ) -> None:
     """Join a room, through other servers if need be (`elsewhere`). Joining a room one is in changes nothing.
 
@@ -92,12 +94,21 @@ def join_room(
         with_profile=True,
         redemption=redemption,
         elsewhere=elsewhere,
+        claim=claim,
     )
     if joined is not None:
         carry_settings_on_join(user_id, room_id)
 
 
-def invite(requester: Requester, room_id: str, user_id: str, *, reason: str | None, is_direct: bool = False) -> None:
+def invite(
+    requester: Requester,
+    room_id: str,
+    user_id: str,
+    *,
+    reason: str | None,
+    is_direct: bool = False,
+    claim: RequestClaim | None = None,
+) -> None:
     """Invite a user; inviting them again changes nothing.
 
     Raises Forbidden where the rules refuse it, also for someone who is in the room already, and with M_INVITE_BLOCKED
@@ -109,10 +120,12 @@ def invite(requester: Requester, room_id: str, user_id: str, *, reason: str | No
         content["is_direct"] = True
     if reason is not None:
         content["reason"] = reason
-    change_membership(requester, user_id, room_id, content, unless=("invite",), with_profile=True)
+    change_membership(requester, user_id, room_id, content, unless=("invite",), with_profile=True, claim=claim)
 
 
-def leave_room(requester: Requester, room_id: str, *, reason: str | None = None) -> None:
+def leave_room(
+    requester: Requester, room_id: str, *, reason: str | None = None, claim: RequestClaim | None = None
+) -> None:
     """Leave a room, decline an invitation or take a knock back. Leaving a room one has left changes nothing.
 
     Raises M_CANNOT_LEAVE_SERVER_NOTICE_ROOM for the room of the server's notices; what `have_done` raises.
@@ -122,7 +135,7 @@ def leave_room(requester: Requester, room_id: str, *, reason: str | None = None)
     content: dict[str, Any] = {"membership": "leave"}
     if reason is not None:
         content["reason"] = reason
-    change_membership(requester, requester.user_id, room_id, content, unless=("leave",))
+    change_membership(requester, requester.user_id, room_id, content, unless=("leave",), claim=claim)
 
 
 def kick(requester: Requester, room_id: str, user_id: str, *, reason: str | None) -> None:
@@ -145,12 +158,27 @@ def _remove(requester: Requester, room_id: str, user_id: str, reason: str | None
     change_membership(requester, user_id, room_id, content, only=only)
 
 
-def ban(requester: Requester, room_id: str, user_id: str, *, reason: str | None) -> None:
+def remove(
+    requester: Requester, room_id: str, user_id: str, *, reason: str | None, claim: RequestClaim | None = None
+) -> None:
+    """Set a user's membership to `leave`, whatever it is: a kick, or the end of an invitation, a knock or a ban.
+
+    Removing somebody who has left changes nothing. Raises Forbidden for someone who never was there.
+    """
+    content: dict[str, Any] = {"membership": "leave"}
+    if reason is not None:
+        content["reason"] = reason
+    change_membership(requester, user_id, room_id, content, unless=("leave",), claim=claim)
+
+
+def ban(
+    requester: Requester, room_id: str, user_id: str, *, reason: str | None, claim: RequestClaim | None = None
+) -> None:
     """Ban a user, whether they are in the room or not. Banning a banned user changes nothing."""
     content: dict[str, Any] = {"membership": "ban"}
     if reason is not None:
         content["reason"] = reason
-    change_membership(requester, user_id, room_id, content, unless=("ban",))
+    change_membership(requester, user_id, room_id, content, unless=("ban",), claim=claim)
 
 
 def forget_room(requester: Requester, room_id: str) -> None:
@@ -258,6 +286,7 @@ def change_membership(
     redemption: Redemption | None = None,
     elsewhere: Elsewhere | None = None,
     in_job: bool = False,
+    claim: RequestClaim | None = None,
 ) -> Event | None:
     """Commit a membership event; None if the target's membership is one of `unless` already.
 
@@ -265,6 +294,7 @@ def change_membership(
     `exactly`: the content is the client's own, and the same one again makes no event. What users do to themselves in
     rooms that this server is not in is done through `elsewhere`, by a worker; with `in_job` it is not (NotResident).
     Of an event that another server made for it, or that is another server's to make, only the ID is returned.
+    `claim`: the request that this is done for; its answer is committed with the event (see `request_transactions`).
     Raises Forbidden, NotFound for a join of or a knock at an unknown room, InvalidParam.
     """
     check_room_id(room_id)
@@ -280,6 +310,8 @@ def change_membership(
     extras = ([counters_key] if joins else []) + ([profile_key] if with_profile and is_local else [])
     if invites and is_local:
         extras.append(permission_key(target))
+    if claim is not None:
+        extras.append(claim.key)
     if invites and not is_local:
         keys += [*SHOWN_STATE, ("m.room.member", sender)]
     if joins and requester.is_guest:
@@ -293,6 +325,8 @@ def change_membership(
 
     for _ in attempts("The room"):
         view, found = read()
+        if claim is not None:
+            claim.check(found)
         if target == sender and redemption is None and is_elsewhere(view, target, wanted):
             if in_job:
                 raise NotResident
@@ -304,7 +338,7 @@ def change_membership(
             unknown = wanted in {"join", "knock"} and not exactly
             raise NotFound("This server knows no such room.") if unknown else Forbidden(NOT_IN_ROOM)
         before = view.membership(target)
-        if before in unless and before in {"join", "leave"}:  # what users do to themselves
+        if target == sender and before in unless and before in {"join", "leave"}:
             if view.event("m.room.member", target) is None:
                 raise Forbidden(NOT_IN_ROOM)
             return None
@@ -336,12 +370,16 @@ def change_membership(
             _redeem(room, redemption, target)
         event = room.add(EventDraft("m.room.member", full, state_key=target), sender)
         if before in unless:
+            if before == "leave" and view.event("m.room.member", target) is None:
+                raise Forbidden(_why_not(view, sender, before))
             return None  # only those who may do it learn that there is nothing to do
         if invites and is_local:
             check_wants_invites(found.get(permission_key(target)))
         if invites and not is_local:
             check_can_be_invited(view, target)
             return invite_elsewhere(view, event)
+        if claim is not None:
+            room.extras.append(claim.write)
         try:
             room.commit()
         except Raced:

@@ -11,7 +11,7 @@ from typing import Any
 
 from homeserver.matrix.identifiers import domain_of
 from homeserver.settings import settings
-from homeserver.storage.ephemeral import PRIVATE, Receipt, RoomEphemeral
+from homeserver.storage.ephemeral import DELIVERED, PRIVATE, Receipt, RoomEphemeral
 
 TYPING_AGAIN_MS = 30_000  # other servers believe that somebody types for a time only: after this they are told again
 
@@ -22,7 +22,7 @@ def public_receipts(state: RoomEphemeral, after: int) -> list[Receipt]:
     return [
         receipt
         for receipt in state.receipts
-        if receipt.number > after and receipt.kind != PRIVATE and domain_of(receipt.user_id) == name
+        if receipt.number > after and receipt.kind not in {PRIVATE, DELIVERED} and domain_of(receipt.user_id) == name
     ]
 
 

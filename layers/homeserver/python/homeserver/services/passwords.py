@@ -11,10 +11,13 @@ from typing import Any
 from argon2 import PasswordHasher, Type
 from argon2.exceptions import InvalidHashError, VerificationError
 
+from homeserver.matrix.access_token import token_hash
+from homeserver.matrix.email_address import normalised
 from homeserver.matrix.errors import BadJson, InvalidParam, MatrixError, MissingParam
 from homeserver.matrix.identifiers import fits_identifier, is_valid_localpart
 from homeserver.services.rate_limits import take_password_guess
 from homeserver.settings import settings
+from homeserver.storage import threepids
 from homeserver.storage.accounts import Account, load_account
 
 MAX_PASSWORD_BYTES = 512  # longer ones only make the hash slow
@@ -66,7 +69,9 @@ def needs_rehash(stored: str) -> bool:
 def user_of_identifier(body: Mapping[str, Any]) -> str | None:
     """The local user that `identifier`, or the older `user`, names; None if it can be nobody of this server.
 
-    Names are compared as they are where they can be a localpart, else in lower case: people type "Alice".
+    An e-mail address that nobody has is answered with a name that nobody has either, so that guesses of its password
+    are counted and cost as much as those of others. Names are compared as they are where they can be a localpart, else
+    in lower case: people type "Alice".
     Raises MissingParam or BadJson for the wrong shape, M_UNKNOWN for an unknown type of identifier.
     Source: client-server API v1.19, "Identifier types".
     """
@@ -74,10 +79,12 @@ def user_of_identifier(body: Mapping[str, Any]) -> str | None:
     if identifier is None:
         name = body.get("user")
         if name is None and body.get("medium") is not None:
-            return None  # the old form of a third-party identifier
+            return _user_of_address(body)  # the old form of a third-party identifier
     elif not isinstance(identifier, dict):
         raise BadJson("identifier must be an object.")
-    elif identifier.get("type") in {"m.id.thirdparty", "m.id.phone"}:
+    elif identifier.get("type") == "m.id.thirdparty":
+        return _user_of_address(identifier)
+    elif identifier.get("type") == "m.id.phone":
         return None  # no account has any
     elif identifier.get("type") != "m.id.user":
         raise MatrixError("This type of identifier is unknown.")
@@ -88,6 +95,21 @@ def user_of_identifier(body: Mapping[str, Any]) -> str | None:
     if not isinstance(name, str):
         raise BadJson("The user must be a string.")
     return _local_user(name)
+
+
+def _user_of_address(named: Mapping[str, Any]) -> str | None:
+    medium, address = named.get("medium"), named.get("address")
+    if medium is None or address is None:
+        raise MissingParam("medium and address are required.")
+    if not isinstance(medium, str) or not isinstance(address, str):
+        raise BadJson("medium and address must be strings.")
+    if medium != threepids.EMAIL:
+        return None
+    try:
+        address = normalised(address)
+    except ValueError:
+        return None
+    return threepids.user_of(threepids.EMAIL, address) or f"email/{token_hash(address)}"
 
 
 def _local_user(name: str) -> str | None:

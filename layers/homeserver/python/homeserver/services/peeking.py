@@ -7,7 +7,6 @@ for a room" (deprecated), `GET /_matrix/client/v3/events/{eventId}`.
 from typing import Any
 
 from homeserver.matrix.errors import NotFound
-from homeserver.matrix.filters import RoomEventFilter
 from homeserver.matrix.identifiers import is_event_id
 from homeserver.services import history, room_state
 from homeserver.services.access_tokens import Requester
@@ -26,15 +25,7 @@ def room_initial_sync(requester: Requester, room_id: str, *, limit: int) -> dict
     was never in, or has forgotten.
     """
     reader = reader_of(requester.user_id, room_id)
-    page = history.messages(
-        requester,
-        room_id,
-        backwards=True,
-        start=None,
-        stop=None,
-        limit=limit,
-        event_filter=RoomEventFilter(),
-    )
+    page = history.messages(requester, room_id, history.PageQuery(backwards=True, limit=limit))
     messages = {"chunk": page["chunk"][::-1], "end": page["start"]}
     if "end" in page:
         messages["start"] = page["end"]

@@ -33,6 +33,8 @@ _REMEMBERED_BYTES = 4 * 1024 * 1024
 _LEAST_BYTES = 300
 
 SHOWN_IN_ROOMS = ("displayname", "avatar_url")
+# An avatar that a client of the 2014 draft took from the web. It is shown to such clients while there is no avatar_url.
+WEB_AVATAR = "org.eigenserver.avatar_url"
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +111,21 @@ def get_profile_field(user_id: str, key_name: str, *, ask_others: bool = False) 
     return fields[key_name]
 
 
+def get_draft_profile(user_id: str, *, ask_others: bool = False) -> dict[str, Any]:
+    """All fields of a profile as the 2014 draft has them: with an avatar from the web. Raises as `get_profile`."""
+    fields = get_profile(user_id, ask_others=ask_others)
+    web = fields.pop(WEB_AVATAR, None)
+    return {"avatar_url": web, **fields} if isinstance(web, str) else fields
+
+
+def get_draft_profile_field(user_id: str, key_name: str, *, ask_others: bool = False) -> Any:
+    """One of these fields. Raises as `get_profile_field`."""
+    fields = get_draft_profile(user_id, ask_others=ask_others)
+    if key_name not in fields:
+        raise NotFound("The profile has no such field.")
+    return fields[key_name]
+
+
 def set_profile_field(requester: Requester, user_id: str, key_name: str, body: Mapping[str, Any]) -> None:
     """Set a field of the requester's own profile to `body[key_name]`, and tell the joined rooms if they show it.
 
@@ -129,6 +146,27 @@ def set_profile_field(requester: Requester, user_id: str, key_name: str, body: M
         _change(user_id, lambda fields: _without(fields, key_name), key_name)
     else:
         _change(user_id, lambda fields: {**fields, key_name: value}, key_name)
+
+
+def set_avatar_anywhere(requester: Requester, user_id: str, avatar_url: str) -> None:
+    """Set the requester's avatar as the 2014 draft knows it: an mxc:// URI, or an http(s) URL, which is kept verbatim.
+
+    Clients of today know no avatars from the web: for them there is none then, until one of theirs takes its place.
+    Raises as `set_profile_field` does.
+    """
+    _check_own(requester, user_id)
+    is_web = avatar_url.startswith(("http://", "https://"))
+    if is_web and len(avatar_url.encode()) > MAX_AVATAR_URL_BYTES:
+        raise TooLarge(f"An avatar URL has at most {MAX_AVATAR_URL_BYTES} bytes.")
+    if not is_web:
+        _check_value("avatar_url", avatar_url)
+    name = WEB_AVATAR if is_web else "avatar_url"
+
+    def change(fields: dict[str, Any]) -> dict[str, Any]:
+        others = _without(_without(fields, WEB_AVATAR), "avatar_url")
+        return {**others, name: avatar_url} if avatar_url else others
+
+    _change(user_id, change, "avatar_url")
 
 
 def delete_profile_field(requester: Requester, user_id: str, key_name: str) -> None:

@@ -27,7 +27,7 @@ from homeserver.storage.published_rooms import (
 )
 from homeserver.storage.room_items import HEAD, Head
 from homeserver.storage.room_previews import preview_key
-from homeserver.storage.rooms import load_room
+from homeserver.storage.rooms import RoomView, load_room
 
 DEFAULT_LIMIT, MAX_LIMIT = 100, 500
 _NO_ROOM = "This server knows no such room."
@@ -155,12 +155,20 @@ def set_published(requester: Requester, room_id: str, *, published: bool) -> Non
         view, found = load_room(room_id, keys, extras=[preview_key(room_id)])
         if view is None or view.head.kind != "full":
             raise NotFound(_NO_ROOM)
-        state = AuthState({key: entry.event for key, entry in view.state.items()})
-        if not state.is_joined(user_id):
-            raise Forbidden(NOT_IN_ROOM)
-        levels = state.power_levels
-        if levels.user_level(user_id) < levels.event_level("m.room.canonical_alias", is_state=True):
-            raise Forbidden("Only who may set the room's main alias can publish it, or take it out of the directory.")
+        check_may_publish(view, user_id)
         if store_listing(view, found.get(preview_key(room_id)), publish=published):
             forget_searchable()
             return
+
+
+def check_may_publish(view: RoomView, user_id: str) -> None:
+    """Raises Forbidden for who may not put the room into the directory, or take it out.
+
+    The view has create, power levels, and the user's membership.
+    """
+    state = AuthState({key: entry.event for key, entry in view.state.items()})
+    if not state.is_joined(user_id):
+        raise Forbidden(NOT_IN_ROOM)
+    levels = state.power_levels
+    if levels.user_level(user_id) < levels.event_level("m.room.canonical_alias", is_state=True):
+        raise Forbidden("Only who may set the room's main alias can publish it, or take it out of the directory.")

@@ -3,6 +3,7 @@
 Source: client-server API v1.19, "Rate limiting": 429 `M_LIMIT_EXCEEDED` with `retry_after_ms` and `Retry-After`.
 """
 
+import hashlib
 import ipaddress
 import time
 from dataclasses import dataclass
@@ -44,6 +45,21 @@ KEY_QUERIES_PER_ADDRESS = RateLimit("key-query-address", per_second=2, burst=40)
 QUESTIONS_PER_SERVER = RateLimit("question-server", per_second=20, burst=1000)
 # A widget or a meeting asks for one token; each is an item for an hour.
 OPENID_TOKENS_PER_USER = RateLimit("openid-user", per_second=0.2, burst=20)
+# Logins and registrations of several stages: each starts an execution of the state machine, which costs money. A person
+# needs one or two; the sum over all strangers is bounded by LOGIN_SESSIONS_PER_DAY.
+EXECUTIONS_PER_ADDRESS = RateLimit("execution-address", per_second=0.05, burst=20)
+_EXECUTIONS_AT_ONCE = 0.02  # of a day's executions
+# A login at a provider is two to four requests; each stores an item for ten minutes, the last asks the provider.
+OAUTH_PER_ADDRESS = RateLimit("oauth-address", per_second=0.5, burst=40)
+
+# Mails that one address asks for. A person needs one or two; each could annoy somebody else.
+MAILS_PER_REQUESTER = RateLimit("mail-requester", per_second=0.02, burst=10)
+# Mails that one address is sent, whoever asks for them: nobody can be flooded.
+MAILS_PER_RECIPIENT = RateLimit("mail-recipient", per_second=1 / 60, burst=3)
+# Guesses of codes that were mailed to one address, in all sessions together. Five in a session are the other limit.
+CODES_PER_RECIPIENT = RateLimit("code-recipient", per_second=1 / 60, burst=15)
+# How often a session may ask whether the link in the mail was opened.
+POLLS_PER_SESSION = RateLimit("poll-session", per_second=1, burst=1)
 
 
 def take(bucket: str, *, per_second: float, burst: int) -> None:
@@ -122,3 +138,46 @@ def take_server_question(origin: str) -> None:
 def take_openid_token(user_id: str) -> None:
     """One OpenID token of a user."""
     _take(OPENID_TOKENS_PER_USER, user_id)
+
+
+def take_execution(who: str) -> None:
+    """One execution of the state machine, for an address, or for a user who is logged in."""
+    _take(EXECUTIONS_PER_ADDRESS, who if who.startswith("@") else network_of(who))
+    a_day = settings().login_sessions_per_day
+    take("execution", per_second=a_day / 86_400, burst=max(1, round(a_day * _EXECUTIONS_AT_ONCE)))
+
+
+def take_mail(requester: str, recipient: str) -> None:
+    """One mail that somebody at an address of the network asks for, to a normalised mail address."""
+    take_mail_request(requester)
+    take_mail_to(recipient)
+
+
+def take_mail_request(requester: str) -> None:
+    """One request for a mail, from an address of the network, whether one is sent or not."""
+    _take(MAILS_PER_REQUESTER, network_of(requester))
+
+
+def take_mail_to(recipient: str) -> None:
+    """One mail to a normalised mail address."""
+    _take(MAILS_PER_RECIPIENT, _unnamed(recipient))
+
+
+def take_code_guess(recipient: str) -> None:
+    """One guess of a code that was mailed to a normalised mail address."""
+    _take(CODES_PER_RECIPIENT, _unnamed(recipient))
+
+
+def take_poll(session_id: str) -> None:
+    """One question of a session whether what it waits for has happened."""
+    _take(POLLS_PER_SESSION, _unnamed(session_id))
+
+
+def _unnamed(text: str) -> str:
+    """A text as the name of a bucket that does not say it."""
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def take_oauth(address: str) -> None:
+    """One step of a login at a provider."""
+    _take(OAUTH_PER_ADDRESS, network_of(address))

@@ -3,6 +3,8 @@
 Source: client-server API v1.19, "Receipts", "Private read receipts", "Threaded read receipts".
 """
 
+from functools import partial
+
 from homeserver.matrix.errors import InvalidParam, LimitExceeded
 from homeserver.matrix.identifiers import is_event_id
 from homeserver.observability import fault_point
@@ -11,8 +13,9 @@ from homeserver.services.attempts import attempts
 from homeserver.services.clock import now_ms
 from homeserver.services.fanout import announce_in_slots, announce_to_members
 from homeserver.services.read_events import MAIN, ReadEvents, check_thread, find_events
+from homeserver.services.request_transactions import RequestClaim
 from homeserver.settings import settings
-from homeserver.storage.connection import Key
+from homeserver.storage.connection import Key, in_parallel
 from homeserver.storage.ephemeral import (
     PRIVATE,
     Receipt,
@@ -26,6 +29,7 @@ from homeserver.storage.ephemeral import (
     told_in_inbox,
 )
 from homeserver.storage.room_items import INBOX_CURSOR, Cursor, LocalMember
+from homeserver.storage.timeline import read_entry
 
 PUBLIC = "m.read"
 KINDS = (PUBLIC, PRIVATE)
@@ -51,14 +55,41 @@ def send_receipt(requester: Requester, room_id: str, kind: str, event_id: str, t
     check_kind(kind)
     if thread is not None and not (thread == MAIN or is_event_id(thread)):
         raise InvalidParam("thread_id must be main, or the ID of a thread's root.")
+    _move(requester, room_id, kind, event_id, thread)
+
+
+def send_feedback(
+    requester: Requester, room_id: str, kind: str, event_id: str, *, claim: RequestClaim | None = None
+) -> None:
+    """Feedback of the 2014 draft on a message: the requester has read it (m.read), or got it (DELIVERED).
+
+    Feedback on one's own message changes nothing. `claim`: the request that this is done for (`request_transactions`);
+    raises Replayed, and what `send_receipt` raises.
+    """
+    _move(requester, room_id, kind, event_id, None, of_others_only=True, claim=claim)
+
+
+def _move(
+    requester: Requester,
+    room_id: str,
+    kind: str,
+    event_id: str,
+    thread: object,
+    *,
+    of_others_only: bool = False,
+    claim: RequestClaim | None = None,
+) -> None:
     key = (requester.user_id, kind, str(thread or ""))
     for attempt in attempts("The room"):
         items: list[Key] = [
             ephemeral_key(room_id),
             row_key(room_id, requester.user_id),
             (Cursor, room_id, INBOX_CURSOR),
+            *([claim.key] if claim is not None else []),
         ]
         read = find_events(requester, room_id, [event_id], items)
+        if claim is not None:
+            claim.check(read.extras)
         position = read.positions[event_id]
         if thread is not None and attempt == 0:
             check_thread(room_id, event_id, position, str(thread))
@@ -71,13 +102,23 @@ def send_receipt(requester: Requester, room_id: str, kind: str, event_id: str, t
             if current.event_id == event_id:
                 _announce_again(read, before, current)
             return
+        if of_others_only and attempt == 0 and _sender_of(room_id, event_id, position) == requester.user_id:
+            return
         now = now_ms()
         spent = _spend(current, now)
         after = before.with_receipt(Receipt(*key, event_id, now, position, spent=spent))
         if store(before, after):
             fault_point("receipt.stored")
-            _announce(read, after, after.number, private=kind == PRIVATE)
+            tell = partial(_announce, read, after, after.number, private=kind != PUBLIC)
+            in_parallel(tell, *([claim.keep] if claim is not None else []))
             return
+
+
+def _sender_of(room_id: str, event_id: str, position: int) -> str | None:
+    """Who sent an event; None where it was backfilled, so that it stands elsewhere."""
+    entry = read_entry(room_id, position)
+    pdu = entry.pdu if entry is not None and entry.event_id == event_id else None
+    return str(pdu["sender"]) if pdu is not None else None
 
 
 def _with_size(state: RoomEphemeral, read: ReadEvents) -> RoomEphemeral:
@@ -107,7 +148,7 @@ def _announce_again(read: ReadEvents, state: RoomEphemeral, current: Receipt) ->
     """A repeated receipt is announced once more if the first request was cut off before its end."""
     row = _own_row(read)
     if row.slot is not None and told_in_inbox(read.reader.user_id, int(row.slot)) < current.number:
-        _announce(read, state, current.number, private=current.kind == PRIVATE)
+        _announce(read, state, current.number, private=current.kind != PUBLIC)
 
 
 def _own_row(read: ReadEvents) -> LocalMember:

@@ -12,26 +12,20 @@ from typing import Any
 
 from homeserver.matrix.errors import BadJson, Forbidden, InvalidParam, MatrixError, MissingParam
 from homeserver.matrix.identifiers import fits_identifier, is_valid_localpart
-from homeserver.services import rate_limits
+from homeserver.services import login_flows, rate_limits
 from homeserver.services.access_tokens import issue_tokens, new_device_id
 from homeserver.services.attempts import attempts
 from homeserver.services.clock import now_ms
+from homeserver.services.email_validation import in_use
 from homeserver.services.login import DeviceRequest, Login, add_login
+from homeserver.services.login_stages import registration_token
+from homeserver.services.login_stages.stage import Origin
 from homeserver.services.notice_rooms import notices_user
 from homeserver.services.passwords import check_new_password, hash_password
-from homeserver.services.user_interactive_auth import (
-    REGISTRATION_TOKEN_FACT,
-    Dummy,
-    Flows,
-    InteractionRequired,
-    Operation,
-    RegistrationTokenStage,
-    authorise,
-    is_configured_token,
-    is_stored_token,
-)
+from homeserver.services.threepids import add_of_new_account
+from homeserver.services.user_interactive_auth import InteractionRequired, Operation, authorise
 from homeserver.settings import settings
-from homeserver.storage import registration_tokens, sessions
+from homeserver.storage import nonces, registration_tokens
 from homeserver.storage.accounts import create_account, load_account
 from homeserver.storage.connection import Transaction, TransactionCancelled
 from homeserver.storage.profiles import create_profile
@@ -39,7 +33,6 @@ from homeserver.storage.user_index import IndexedUser, add_new_user
 
 _NONCE_SECONDS = 60
 _GUEST_KEYS = frozenset({"initial_device_display_name"})
-_FLOWS: dict[str, Flows] = {"open": [[Dummy()]], "token": [[RegistrationTokenStage()]]}
 
 
 def check_username(username: str) -> str:
@@ -52,11 +45,12 @@ def check_username(username: str) -> str:
         )
     # The server's own account is made with its first notice: nobody else may be it before.
     if user_id == notices_user() or load_account(user_id) is not None:
-        raise _in_use()
+        raise name_in_use()
     return user_id
 
 
-def _in_use() -> MatrixError:
+def name_in_use() -> MatrixError:
+    """The answer to somebody who wants a name that somebody else has."""
     return MatrixError("This user name is taken.", errcode="M_USER_IN_USE")
 
 
@@ -64,7 +58,7 @@ def check_username_available(username: str | None, address: str) -> None:
     """`GET /register/available`. Raises what check_username does, MissingParam, Forbidden if nobody can register."""
     if username is None:
         raise MissingParam("username is required.")
-    _check_open()
+    check_open()
     rate_limits.take_question(address)
     check_username(username)
 
@@ -73,60 +67,61 @@ def is_registration_token_valid(token: str | None, address: str) -> bool:
     """Whether an account can be registered with this token now. Raises MissingParam, Forbidden, LimitExceeded."""
     if token is None:
         raise MissingParam("token is required.")
-    _check_open()
+    check_open()
     rate_limits.take_question(address)
-    return is_configured_token(token) or is_stored_token(token)
+    return registration_token.is_configured_token(token) or registration_token.is_stored_token(token)
 
 
-def _check_open() -> None:
+def check_open() -> None:
+    """Raises Forbidden if nobody can register."""
     if settings().registration == "closed":
         raise Forbidden("Nobody can register on this server.")
 
 
-def register(kind: str, body: Mapping[str, Any], address: str) -> tuple[str, Login | None]:
+def register(kind: str, body: Mapping[str, Any], origin: Origin) -> tuple[str, Login | None]:
     """Register an account with what `POST /register` takes: its user ID, and the login unless `inhibit_login`.
 
     The account, its profile, its first device and the end of the authentication session are one transaction:
     after a crash there is all of it or nothing.
     Raises Forbidden (registration is closed), M_GUEST_ACCESS_FORBIDDEN, M_INVALID_USERNAME, M_USER_IN_USE,
-    M_WEAK_PASSWORD, InteractionRequired, BadJson, MissingParam, LimitExceeded.
+    M_THREEPID_IN_USE, M_WEAK_PASSWORD, InteractionRequired, BadJson, MissingParam, LimitExceeded.
     """
     if kind == "guest":
-        return _register_guest(body, address)
+        return _register_guest(body, origin.address)
     if kind != "user":
         raise InvalidParam("kind must be user or guest.")
-    _check_open()
+    check_open()
     username, password, inhibit = body.get("username"), body.get("password"), body.get("inhibit_login")
     if not isinstance(username, str | None) or not isinstance(password, str | None):
         raise BadJson("username and password must be strings.")
     if not isinstance(inhibit, bool | None):
         raise BadJson("inhibit_login must be a boolean.")
-    device = DeviceRequest.from_body(body, address)
-    rate_limits.take_registration(address)
+    device = DeviceRequest.from_body(body, origin.address)
+    rate_limits.take_registration(origin.address)
     # Whether the name can be had is told first, not after somebody has gone through all stages for nothing.
-    user_id = check_username(username) if username is not None else _random_user_id()
+    user_id = check_username(username) if username is not None else random_user_id()
     if password is not None:
         check_new_password(password)
-    flows = _FLOWS[settings().registration]
-    operation = Operation("POST /register", None, body, atomic=True)
+    flows = login_flows.registration_flows()
+    operation = Operation("POST /register", None, body, atomic=True, origin=origin)
     authorisation = authorise(operation, flows)
     if password is None:
         raise MissingParam("password is required.")
     password_hash = hash_password(password)
-    token = authorisation.facts.get(REGISTRATION_TOKEN_FACT)
     for _ in attempts("This account"):
         transaction = Transaction()
-        login = _add_account(transaction, user_id, password_hash, device=None if inhibit else device)
+        login = add_account(transaction, user_id, password_hash, device=None if inhibit else device)
+        add_facts(transaction, user_id, authorisation.facts)
         authorisation.consume(transaction)
-        if token is not None:
-            registration_tokens.use(transaction, token, now_ms())
         try:
             transaction.commit()
         except TransactionCancelled as lost:
             if lost.failed("account"):
-                raise _in_use() from lost
-            if lost.failed("session") or lost.failed("registration_token"):
-                spent = MatrixError("The session or the registration token was used up.", errcode="M_FORBIDDEN")
+                raise name_in_use() from lost
+            if lost.failed("threepid"):
+                raise in_use() from lost
+            if any(map(lost.failed, ("session", "registration_token", "validation"))):
+                spent = MatrixError("The session or what it rests on was used up.", errcode="M_FORBIDDEN")
                 raise InteractionRequired.anew(operation, flows, spent) from lost
             if not lost.conflict:
                 raise
@@ -144,7 +139,7 @@ def _register_guest(body: Mapping[str, Any], address: str) -> tuple[str, Login]:
         raise Forbidden("This server has no guest accounts.", errcode="M_GUEST_ACCESS_FORBIDDEN")
     name = DeviceRequest.from_body({key: body[key] for key in _GUEST_KEYS & body.keys()}, address).display_name
     rate_limits.take_registration(address)
-    user_id, device_id = _random_user_id(), new_device_id()
+    user_id, device_id = random_user_id(), new_device_id()
     transaction = Transaction()
     create_account(transaction, user_id, password_hash=None, admin=False, guest=True, now=now_ms())
     create_profile(transaction, user_id, user_id[1:].partition(":")[0])
@@ -155,19 +150,24 @@ def _register_guest(body: Mapping[str, Any], address: str) -> tuple[str, Login]:
     return user_id, Login(user_id, device_id, issued)
 
 
-def _random_user_id() -> str:
+def random_user_id() -> str:
+    """A user ID for somebody who asked for no name."""
     return f"@{secrets.token_hex(8)}:{settings().server_name}"
 
 
-def _add_account(
+def add_account(
     transaction: Transaction,
     user_id: str,
-    password_hash: str,
+    password_hash: str | None,
     *,
     device: DeviceRequest | None,
     admin: bool = False,
     displayname: str | None = None,
 ) -> Login | None:
+    """Add a new account to a transaction, and its first login unless `device` is None.
+
+    `password_hash` None: nobody can log in with a password. The label `account` fails if the name is taken.
+    """
     create_account(transaction, user_id, password_hash=password_hash, admin=admin, now=now_ms())
     name = displayname or user_id[1:].partition(":")[0]
     create_profile(transaction, user_id, name)
@@ -175,12 +175,24 @@ def _add_account(
     return add_login(transaction, user_id, device, new_user=True) if device is not None else None
 
 
+def add_facts(transaction: Transaction, user_id: str, facts: Mapping[str, str]) -> None:
+    """Add to the transaction that makes an account what the stages of its registration found out.
+
+    A registration token is used up, an e-mail address becomes the account's. Labels: `registration_token`, `threepid`
+    and `validation`, which fail if the token, the address or its proof went to somebody else meanwhile.
+    """
+    token = facts.get(registration_token.FACT)
+    if token is not None:
+        registration_tokens.use(transaction, token, now_ms())
+    add_of_new_account(transaction, user_id, facts, now_ms())
+
+
 def new_nonce(address: str) -> str:
     """A nonce for one registration by shared secret within a minute. Raises M_UNKNOWN if no secret is configured."""
     _shared_secret()
     rate_limits.take_question(address)
     nonce = secrets.token_hex(32)
-    sessions.create_nonce(nonce, seconds=_NONCE_SECONDS)
+    nonces.create_nonce(nonce, seconds=_NONCE_SECONDS)
     return nonce
 
 
@@ -206,7 +218,7 @@ def register_by_shared_secret(body: Mapping[str, Any], address: str) -> tuple[st
     if not isinstance(user_type, str | None) or not isinstance(displayname, str | None):
         raise BadJson("user_type and displayname must be strings.")
     # No limit of its own: an operator may register a whole school. Guesses are bounded by the nonces.
-    if not sessions.take_nonce(nonce):
+    if not nonces.take_nonce(nonce):
         raise MatrixError("The nonce is unknown, was used or has expired.")
     parts = [nonce, username, password, "admin" if admin else "notadmin", *([user_type] if user_type else [])]
     wanted = hmac.new(secret, "\0".join(parts).encode(), hashlib.sha1).hexdigest()
@@ -218,13 +230,13 @@ def register_by_shared_secret(body: Mapping[str, Any], address: str) -> tuple[st
     check_new_password(password)
     device = None if body.get("inhibit_login") else DeviceRequest(None, None, refreshable=False, address=address)
     transaction = Transaction()
-    login = _add_account(
+    login = add_account(
         transaction, user_id, hash_password(password), device=device, admin=bool(admin), displayname=displayname
     )
     try:
         transaction.commit()
     except TransactionCancelled as lost:
-        raise _in_use() from lost
+        raise name_in_use() from lost
     return user_id, login
 
 

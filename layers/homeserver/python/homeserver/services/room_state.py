@@ -4,6 +4,7 @@ Source: client-server API v1.19, "Getting events for a room". Who is in the room
 sees it as it was when they left.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from homeserver.matrix import state_tree
@@ -15,7 +16,7 @@ from homeserver.services.access_tokens import Requester
 from homeserver.services.event_view import show_state
 from homeserver.services.send_event import NOT_IN_ROOM
 from homeserver.services.visibility import Reader, reader_of, root_for
-from homeserver.storage.connection import connection
+from homeserver.storage.connection import Key, connection
 from homeserver.storage.room_items import EventRecord
 from homeserver.storage.rooms import StateKey, current_state, fetch_state_events
 from homeserver.storage.state_cache import read_whole, whole_state
@@ -41,17 +42,28 @@ def state_event(requester: Requester, room_id: str, event_type: str, key: str) -
     """One state event in client format. Raises Forbidden, or NotFound where the room has no such state."""
     if not fits_identifier(event_type) or not fits_identifier(key):
         raise NotFound("The room has no such state.")  # and none can be looked up under it
-    reader = reader_of(requester.user_id, room_id, [(event_type, key)])
-    root = root_for(reader)
-    if root is None:
-        event = reader.view.event(event_type, key)
-    else:
-        ids = state_tree.get_many(StateNodes(room_id), root, [(event_type, key)])
-        entries = fetch_state_events(room_id, ids.values(), reader.view.rules)
-        event = next((entry.event for entry in entries.values()), None)
+    event = read_state(requester, room_id, [(event_type, key)])[1].get((event_type, key))
     if event is None:
         raise NotFound("The room has no such state.")
     return show_state(event, room_id)
+
+
+def read_state(
+    requester: Requester, room_id: str, keys: Sequence[StateKey], *, extras: Sequence[Key] = ()
+) -> tuple[Reader, dict[StateKey, Event]]:
+    """Those of the state events with these keys that the room has, as far as the requester may see it: one round.
+
+    It takes more for who has left the room. `extras` are other items, which the reader's view has then. Raises
+    Forbidden.
+    """
+    reader = reader_of(requester.user_id, room_id, keys, extras=extras)
+    root = root_for(reader)
+    if root is None:
+        found = {key: reader.view.event(*key) for key in keys}
+        return reader, {key: event for key, event in found.items() if event is not None}
+    ids = state_tree.get_many(StateNodes(room_id), root, keys)
+    entries = fetch_state_events(room_id, ids.values(), reader.view.rules)
+    return reader, {entry.event.key: entry.event for entry in entries.values()}
 
 
 def members(

@@ -11,6 +11,7 @@ from homeserver.matrix.identifiers import is_server_name
 from homeserver.services.access_tokens import Requester
 from homeserver.services.aggregations import show_events
 from homeserver.services.backfill import fill_gap
+from homeserver.services.draft_views import LEVEL_KEYS, DraftRoom
 from homeserver.services.send_event import NOT_IN_ROOM
 from homeserver.services.server_access import is_member, row_key
 from homeserver.services.visibility import reader_of
@@ -25,8 +26,8 @@ _FIRST_POSITIONS = 100  # in which the oldest event that is known may have a gap
 def backfill_from(requester: Requester, room_id: str, remote: str | None, limit: int) -> list[dict[str, Any]]:
     """Events that a server of the room holds from before the oldest ones known here, the newest first.
 
-    They are in the draft's format of events for clients, which has `user_id` and `age` beside the rest. None where the
-    history is known from its beginning, and where the server says nothing that can be used.
+    They are in the draft's view of events. None where the history is known from its beginning, and where the server
+    says nothing that can be used.
 
     Raises MissingParam, InvalidParam for what is no other server's name, Forbidden for who is not joined, and for a
     server without a joined member in the room.
@@ -36,7 +37,7 @@ def backfill_from(requester: Requester, room_id: str, remote: str | None, limit:
     if not is_server_name(remote) or remote == settings().server_name:
         raise InvalidParam("remote must be the name of another server.")
     key = row_key(room_id, remote)
-    reader = reader_of(requester.user_id, room_id, extras=[key])
+    reader = reader_of(requester.user_id, room_id, LEVEL_KEYS, extras=[key])
     if not reader.is_joined:
         raise Forbidden(NOT_IN_ROOM)
     if not is_member(reader.view, remote, reader.view.extras.get(key)):
@@ -49,9 +50,5 @@ def backfill_from(requester: Requester, room_id: str, remote: str | None, limit:
     after = read_entry(room_id, anchor.position) or anchor
     placed = read_backfilled(room_id, anchor.position, -after.backfilled, -anchor.backfilled - 1)
     visible = reader.visible([placed[offset] for offset in sorted(placed, reverse=True)][:limit])
-    return [_as_drafted(event) for event in show_events(reader, visible, requester, room_id)]
-
-
-def _as_drafted(event: dict[str, Any]) -> dict[str, Any]:
-    age = event.get("unsigned", {}).get("age")
-    return {**event, "user_id": event["sender"]} | ({"age": age} if age is not None else {})
+    room = DraftRoom.of_view(reader.view)
+    return [room.show(event) for event in show_events(reader, visible, requester, room_id)]

@@ -98,9 +98,12 @@ def keys_for(draft: EventDraft, sender: str) -> list[StateKey]:
     return list(dict.fromkeys(keys))
 
 
-def send_message_event(requester: Requester, room_id: str, draft: EventDraft, txn_id: str) -> str:
+def send_message_event(
+    requester: Requester, room_id: str, draft: EventDraft, txn_id: str | None, *, kind: str = "send"
+) -> str:
     """Commit one message event of a local user; returns its ID. Repeating a transaction ID returns the first event's.
 
+    `kind` is the endpoint that the transaction ID belongs to; without an ID each call makes an event.
     Raises Forbidden when the auth rules refuse it or the room is unknown, TooLarge above 65,536 bytes of canonical
     JSON, LimitExceeded when the user sends too fast or the room is too busy.
     """
@@ -108,8 +111,8 @@ def send_message_event(requester: Requester, room_id: str, draft: EventDraft, tx
         target = draft.redacts or draft.content.get("redacts")
         if not isinstance(target, str):
             raise BadJson("A redaction must name the event that it redacts.")
-        return redact(requester, room_id, target, draft.content, txn_id, kind="send")
-    transaction = Transaction.of(requester, "send", room_id, txn_id)
+        return redact(requester, room_id, target, draft.content, txn_id, kind=kind)
+    transaction = Transaction.of(requester, kind, room_id, txn_id) if txn_id is not None else None
     return _commit_one(requester, room_id, draft, transaction).event_id
 
 
@@ -236,29 +239,30 @@ def redact(
     room_id: str,
     target_id: str,
     content: Mapping[str, Any],
-    txn_id: str,
+    txn_id: str | None,
     *,
     kind: str = "redact",
 ) -> str:
     """Redact an event; returns the ID of the redaction. Every copy is pruned in the same commit.
 
-    `kind` is the endpoint that the transaction ID belongs to. Raises NotFound for an event that is not in the room,
+    `kind` and `txn_id` as in `send_message_event`. Raises NotFound for an event that is not in the room,
     Forbidden for someone else's event without the redact level, and for what keeps the room together.
     """
     check_room_id(room_id)
     if not is_event_id(target_id):
         raise NotFound("This event is not in this room.")
     sender = requester.user_id
-    transaction = Transaction.of(requester, kind, room_id, txn_id)
+    transaction = Transaction.of(requester, kind, room_id, txn_id) if txn_id is not None else None
     kept = {key: value for key, value in content.items() if key != "redacts"}
     draft = EventDraft("m.room.redaction", kept, redacts=target_id)
     record_key: Key = (EventRecord, target_id, None)
+    extras: list[Key] = [record_key] if transaction is None else [transaction.key, record_key]
     for attempt in attempts("The room"):
         (view, found), _ = in_parallel(
-            lambda: load_room(room_id, keys_for(draft, sender), extras=[transaction.key, record_key]),
+            lambda: load_room(room_id, keys_for(draft, sender), extras=extras),
             (lambda: None) if attempt else (lambda: rate_limits.take_send(sender)),
         )
-        if (earlier := found.get(transaction.key)) is not None:
+        if transaction is not None and (earlier := found.get(transaction.key)) is not None:
             return str(earlier.event_id)
         if view is None or view.membership(sender) != "join":
             raise Forbidden(NOT_IN_ROOM)
@@ -267,14 +271,15 @@ def redact(
             raise NotFound("This event is not in this room.")
         target = read_target(view, record)
         room = RoomDraft(view, view.rules)
-        redaction = room.add(draft, sender, client_transaction=transaction.shown)
+        redaction = room.add(draft, sender, client_transaction=transaction.shown if transaction else None)
         check_redaction(redaction, target.event, room.auth_state())
         if not target.is_redacted:
             room.extras += prunings_elsewhere(room, view, target)
             relationships.unrelate(room, target.event, place_number(target.position, target.offset))
             pruned = pruned_event(target.event, redaction)
             room.redact(target.event, target.position, redaction, pruned, offset=target.offset)
-        room.client_transaction = transaction.record(redaction.event_id)
+        if transaction is not None:
+            room.client_transaction = transaction.record(redaction.event_id)
         try:
             room.commit()
         except Raced:

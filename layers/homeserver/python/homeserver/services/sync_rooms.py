@@ -64,6 +64,7 @@ class RoomAnswer:
     section: str
     position: int
     timeline: list[dict[str, Any]] = field(default_factory=list)
+    positions: list[int] = field(default_factory=list)  # of the timeline's events
     state: list[dict[str, Any]] = field(default_factory=list)
     limited: bool = False
     prev_batch: str = ""
@@ -146,6 +147,7 @@ def answer_room(question: Question, task: RoomTask, view: View, ahead: Ahead) ->
     answer.limited = window.limited or task.again or (fresh and task.since > 0)
     answer.prev_batch = RoomToken.before(window.shown[0].position if window.shown else window.last + 1).encode()
     answer.timeline = _timeline(reader, window.shown, question, limited=answer.limited)
+    answer.positions = [entry.position for entry in window.shown]
     answer.state = [state_event(event, wanted) for event in update]
     # Beyond their last position there is nothing for someone who left, whatever the slot says.
     answer.position = window.last if reader.is_joined else max(window.last, task.target)

@@ -32,7 +32,10 @@ LONGEST_WAIT = 25.0  # seconds; API Gateway gives up at 30
 ANSWER_TIME = 4.0  # seconds of the invocation that waiting leaves, so that late news can still be answered
 EPOCH_SECONDS = 60.0  # for which the store's epoch is remembered: sync_answer compares it with the real one
 _LONGEST_PAUSE = 5.0  # seconds between two questions to a sync_answer that sees nothing of the news yet
-SYNC, EVENTS, PEEK, INITIAL_SYNC = "sync", "events", "peek", "initial_sync"  # what sync_answer can be asked for
+# What sync_answer can be asked for; the last two have the words of the 2014 draft.
+SYNC, EVENTS, PEEK, INITIAL_SYNC = "sync", "events", "peek", "initial_sync"
+DRAFT_EVENTS, DRAFT_INITIAL_SYNC = "draft_events", "draft_initial_sync"
+_STREAMS = (EVENTS, DRAFT_EVENTS)  # who begins to listen there waits for what comes from now on
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +98,7 @@ def wait_for_news(
     server; LimitExceeded when the user has too many waiting requests; MatrixError (500) when no answer can be built.
     """
     ends = clock.monotonic() + remaining
-    waits = request.since is not None or request.kind == EVENTS
+    waits = request.since is not None or request.kind in _STREAMS
     patient = waits and request.timeout > 0 and not request.full_state
     if patient:
         device, inbox, epoch = _read_all(request.access_token, clock)
@@ -137,7 +140,7 @@ def waits_until(request: SyncRequest, ends: float, remaining: float) -> float:
 
 def _nothing(request: SyncRequest, latest: str | None) -> dict[str, Any]:
     """The answer that tells nothing but where the client stands."""
-    if request.kind == EVENTS:
+    if request.kind in _STREAMS:
         return {"start": request.since or latest, "end": latest, "chunk": []}
     return {"next_batch": latest}
 

@@ -1,31 +1,30 @@
-"""User-Interactive Authentication: sessions, flows and stages in front of an operation.
+"""User-Interactive Authentication: flows of stages in front of an operation.
 
-Source: client-server API v1.19, "User-Interactive Authentication API".
+Source: client-server API v1.19, "User-Interactive Authentication API". The sessions and their stages are those of
+login_sessions.py; here is what the protocol makes of them: `auth` in a request, and the 401 that names the flows.
 
-A session is bound to one operation (method, path, user). Its record names the completed stages; later stages that
-wait for something outside the request (a mailed code, a clicked link) complete themselves in the same record.
-When a flow is complete, an operation of several steps claims the session: a repetition of that request may go on
-after a crash, another one is asked again. The operation ends the session as its last act.
+A session is bound to one operation (method, path, user). When a flow is complete, an operation of several steps claims
+the session: a repetition of that request may go on after a crash, another one is asked again. The operation ends the
+session as its last act.
 """
 
-import hmac
-import secrets
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any
 
 from homeserver.matrix.access_token import token_hash
 from homeserver.matrix.canonical_json import NotCanonical, encode_lenient
-from homeserver.matrix.errors import BadJson, Forbidden, LimitExceeded, MatrixError, MissingParam
-from homeserver.services.passwords import authenticate_password, user_of_identifier
-from homeserver.settings import settings
-from homeserver.storage import registration_tokens, sessions
+from homeserver.matrix.errors import BadJson, LimitExceeded, MatrixError
+from homeserver.services import login_flows, login_sessions
+from homeserver.services.login_sessions import NotNext, UnknownSession
+from homeserver.services.login_stages.stage import Origin
+from homeserver.storage import sessions
 from homeserver.storage.connection import Transaction
 from homeserver.storage.sessions import Session
 
-SESSION_SECONDS = 15 * 60
+Flows = Sequence[Sequence[str]]
 _RACES = 4
+_NOBODY = Origin("")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +38,7 @@ class Operation:
     user_id: str | None
     body: Mapping[str, Any]
     atomic: bool = False
+    origin: Origin = _NOBODY
 
     @property
     def fingerprint(self) -> str:
@@ -49,109 +49,40 @@ class Operation:
         except NotCanonical as error:
             raise BadJson(f"The request cannot be kept: {error}") from error
 
-
-class Stage(Protocol):
-    """One step of a flow."""
-
-    stage_type: ClassVar[str]
-
-    def params(self) -> Mapping[str, Any]:
-        """What clients must know to attempt the stage; empty if nothing."""
-
-    def submit(self, auth: Mapping[str, Any], user_id: str | None) -> dict[str, str]:
-        """Check an attempt. Returns facts to keep in the session. Raises Forbidden if the attempt fails."""
-
-
-class Dummy:
-    """`m.login.dummy`: always succeeds."""
-
-    stage_type: ClassVar[str] = "m.login.dummy"
-
-    def params(self) -> Mapping[str, Any]:
-        return {}
-
-    def submit(self, auth: Mapping[str, Any], user_id: str | None) -> dict[str, str]:
-        return {}
-
-
-class Password:
-    """`m.login.password`: the password of the user who asks."""
-
-    stage_type: ClassVar[str] = "m.login.password"
-
-    def params(self) -> Mapping[str, Any]:
-        return {}
-
-    def submit(self, auth: Mapping[str, Any], user_id: str | None) -> dict[str, str]:
-        password = auth.get("password")
-        if not isinstance(password, str):
-            raise MissingParam("password is required.")
-        claimed = user_of_identifier(auth)
-        if user_id is None or claimed != user_id:
-            raise Forbidden("This is not the user who asks.")
-        if authenticate_password(user_id, password) is None:
-            raise Forbidden("The password is wrong.")
-        return {}
-
-
-REGISTRATION_TOKEN_FACT = "registration_token"
-
-
-class RegistrationTokenStage:
-    """`m.login.registration_token`: a token from the server's operator."""
-
-    stage_type: ClassVar[str] = "m.login.registration_token"
-
-    def params(self) -> Mapping[str, Any]:
-        return {}
-
-    def submit(self, auth: Mapping[str, Any], user_id: str | None) -> dict[str, str]:
-        token = auth.get("token")
-        if not isinstance(token, str):
-            raise MissingParam("token is required.")
-        if is_configured_token(token):
-            return {}
-        if not is_stored_token(token):
-            raise Forbidden("The registration token is not valid.")
-        return {REGISTRATION_TOKEN_FACT: token_hash(token)}
-
-
-def is_configured_token(token: str) -> bool:
-    """Whether this is the registration token of the settings."""
-    configured = settings().registration_token
-    return bool(configured) and hmac.compare_digest(token.encode(), configured.encode())
-
-
-def is_stored_token(token: str) -> bool:
-    """Whether this is a registration token that an administrator made and that can still be used."""
-    record = registration_tokens.load(token_hash(token))
-    return record is not None and record.is_valid(int(time.time() * 1000))
-
-
-Flows = Sequence[Sequence[Stage]]
+    def new_session(self, flows: Flows) -> Session:
+        """A session for it, not stored."""
+        return login_sessions.begin("interactive", flows, operation=self.name, user_id=self.user_id)
 
 
 class InteractionRequired(MatrixError):
-    """401: the stages that are still to be completed; after a failed attempt with `errcode` and `error`."""
+    """401: the stages that are still to be completed; after a failed attempt with `errcode` and `error`.
+
+    `waiting`: what a stage that waits tells the client beside that.
+    """
 
     status = 401
 
-    def __init__(self, flows: Flows, session: Session, failure: MatrixError | None = None) -> None:
+    def __init__(
+        self, session: Session, failure: MatrixError | None = None, waiting: Mapping[str, Any] | None = None
+    ) -> None:
         super().__init__("Additional authentication is required.")
         self._failure = failure
+        types = dict.fromkeys(kind for flow in session.flows for kind in flow)
+        params = {kind: dict(login_flows.stage(kind).describe()) for kind in types}
         self._answer = {
-            "flows": [{"stages": [stage.stage_type for stage in flow]} for flow in flows],
-            "params": {stage.stage_type: dict(stage.params()) for flow in flows for stage in flow if stage.params()},
+            **(waiting or {}),
+            "flows": [{"stages": list(flow)} for flow in session.flows],
+            "params": {kind: described for kind, described in params.items() if described},
             "session": session.session,
-            "completed": list(session.completed or ()),
+            "completed": list(session.completed),
         }
 
     @classmethod
     def anew(cls, operation: Operation, flows: Flows, failure: MatrixError | None = None) -> "InteractionRequired":
         """The same with a fresh session."""
-        session = _new_session(operation)
-        session.save()
-        return cls(flows, session, failure)
+        session = operation.new_session(flows)
+        sessions.create(session)
+        return cls(session, failure)
 
     def body(self) -> dict[str, Any]:
         """The flows, and why the last attempt failed."""
@@ -190,77 +121,68 @@ def authorise(operation: Operation, flows: Flows) -> Authorisation:
     session_id, stage_type = auth.get("session"), auth.get("type")
     if not isinstance(session_id, str | None) or not isinstance(stage_type, str | None):
         raise BadJson("auth.session and auth.type must be strings.")
+    session = operation.new_session(flows) if session_id is None else _stored(operation, session_id)
+    if session is None:
+        raise InteractionRequired.anew(operation, flows, UnknownSession())
+    # A stage that was completed before is a repetition: the client did not hear of it.
+    if stage_type is not None and stage_type not in session.completed:
+        session = _attempt(operation, flows, session, stage_type, auth)
+    if not login_sessions.is_complete(session):
+        raise _missing(session)
+    if session.rev == 0:
+        return Authorisation(None, dict(session.facts))
+    return _claim(operation, flows, session)
+
+
+def _attempt(operation: Operation, flows: Flows, session: Session, stage_type: str, auth: Mapping[str, Any]) -> Session:
+    """Submit a stage; the session after it."""
+    try:
+        progress = login_sessions.submit(session, stage_type, auth, operation.origin)
+    except LimitExceeded:
+        raise
+    except UnknownSession as gone:
+        raise InteractionRequired.anew(operation, flows, gone) from gone
+    except NotNext:
+        raise _missing(session, _not_offered(session, stage_type)) from None
+    except MatrixError as refused:
+        raise _missing(session, refused) from refused
+    if progress.state == "waiting":
+        raise InteractionRequired(progress.session, waiting=progress.answer)
+    return progress.session
+
+
+def _not_offered(session: Session, stage_type: str) -> MatrixError | None:
+    if any(stage_type in flow for flow in session.flows):
+        return None  # part of another flow than the one that was begun, or completed in between
+    return MatrixError("This authentication type is not offered here.", errcode="M_UNRECOGNIZED")
+
+
+def _missing(session: Session, failure: MatrixError | None = None) -> InteractionRequired:
+    if session.rev == 0:
+        sessions.create(session)
+    return InteractionRequired(session, failure)
+
+
+def _claim(operation: Operation, flows: Flows, session: Session) -> Authorisation:
+    """Reserve a completed session for this request, unless the operation is one transaction."""
+    if operation.atomic:
+        return Authorisation(session, dict(session.facts))
     for _ in range(_RACES):
-        session = _new_session(operation) if session_id is None else _stored(operation, session_id)
-        if session is None:
-            unknown = MatrixError("This session is unknown or has expired.")
-            raise InteractionRequired.anew(operation, flows, unknown)
-        facts = _attempt(flows, session, auth, stage_type, stored=session_id is not None)
-        completed = list(session.completed or ())
-        if stage_type is not None and stage_type not in completed:
-            completed.append(stage_type)
-        if session_id is None:
-            if _is_complete(flows, completed):
-                return Authorisation(None, facts)
-            session.completed, session.facts = completed, facts
-            session.save()
-            raise InteractionRequired(flows, session)
-        if completed == (session.completed or []) or sessions.store_progress(session, completed=completed, facts=facts):
-            return _claim(operation, flows, session, completed)
-    raise InteractionRequired.anew(operation, flows, MatrixError("This session is used by several requests."))
-
-
-def _attempt(
-    flows: Flows, session: Session, auth: Mapping[str, Any], stage_type: str | None, *, stored: bool
-) -> dict[str, str]:
-    """Submit a stage; the facts of the session after it."""
-    facts = dict(session.facts or {})
-    if stage_type is None or stage_type in (session.completed or ()):
-        return facts  # a repetition: the client did not hear that the stage was completed
-    stage = next((stage for flow in flows for stage in flow if stage.stage_type == stage_type), None)
-    failure: MatrixError
-    if stage is None:
-        failure = MatrixError("This authentication type is not offered here.", errcode="M_UNRECOGNIZED")
-    else:
-        try:
-            return facts | stage.submit(auth, session.user)
-        except LimitExceeded:
-            raise
-        except MatrixError as refused:
-            failure = refused
-    if not stored:
-        session.save()
-    raise InteractionRequired(flows, session, failure)
-
-
-def _claim(operation: Operation, flows: Flows, session: Session, completed: list[str]) -> Authorisation:
-    if not _is_complete(flows, completed):
-        raise InteractionRequired(flows, session)
-    if not operation.atomic and not sessions.claim(session, operation.fingerprint):
-        used = MatrixError("This session was used for another request.")
-        raise InteractionRequired.anew(operation, flows, used)
-    return Authorisation(session, dict(session.facts or {}))
-
-
-def _is_complete(flows: Flows, completed: Sequence[str]) -> bool:
-    return any(all(stage.stage_type in completed for stage in flow) for flow in flows)
-
-
-def _new_session(operation: Operation) -> Session:
-    now = time.time()
-    return Session(
-        secrets.token_urlsafe(24),
-        kind="interactive",
-        created=int(now * 1000),
-        expires=int(now) + SESSION_SECONDS,
-        operation=operation.name,
-        user=operation.user_id,
-    )
+        if session.claim == operation.fingerprint:
+            return Authorisation(session, dict(session.facts))
+        if session.claim is None and sessions.change(session, {"claim": operation.fingerprint}):
+            return Authorisation(session, dict(session.facts))
+        current = _stored(operation, session.session)
+        if current is None or current.claim not in {None, operation.fingerprint}:
+            break
+        session = current
+    used = MatrixError("This session was used for another request.")
+    raise InteractionRequired.anew(operation, flows, used)
 
 
 def _stored(operation: Operation, session_id: str) -> Session | None:
     """The session, if it is one of this operation and this user."""
-    session = sessions.load(session_id) if 0 < len(session_id) <= 255 else None
-    if session is None or (session.operation, session.user) != (operation.name, operation.user_id):
+    session = sessions.load(session_id)
+    if session is None or session.kind != "interactive" or session.status not in {"active", "complete"}:
         return None
-    return session
+    return session if (session.operation, session.user) == (operation.name, operation.user_id) else None

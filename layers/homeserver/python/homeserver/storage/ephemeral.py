@@ -26,7 +26,9 @@ from homeserver.storage.inbox_shards import inbox_table, parse_inbox, shard_key
 
 EPHEMERAL = "ephemeral"
 PRIVATE = "m.read.private"
-_KINDS = ("m.read", PRIVATE)
+# A message has come to one of the user's clients: feedback of the 2014 draft, which only its clients are told.
+DELIVERED = "org.eigenserver.delivered"
+_KINDS = ("m.read", PRIVATE, DELIVERED)  # only appended to: items name them by number
 MOST_RECEIPTS = 8  # in the item of the room
 # From the first number on one receipt leaves the item for each that comes: the oldest, or, where the item would pass
 # the second number without it, the largest. So it grows beyond that only with a receipt larger than any it ever had.
@@ -47,7 +49,7 @@ class EphemeralItem(Item):
     k = UnicodeAttribute(range_key=True)
     version = NumberAttribute(attr_name="v")  # of the item: each write is conditional on it
     number = NumberAttribute(attr_name="n")
-    # The last number that concerns everybody; later ones are private receipts
+    # The last number that concerns everybody; later ones are private receipts, and what was delivered
     announced = NumberAttribute(attr_name="a", default=0)
     low = NumberAttribute(attr_name="lo", default=0)
     # The number of the last change of who is typing, not counting that time ends it
@@ -77,9 +79,9 @@ ReceiptKey = tuple[str, str, str]  # user, kind, thread
 class Receipt:
     """A user has read up to an event.
 
-    `kind` is m.read or m.read.private; `thread` is empty for an unthreaded receipt, "main", or the thread's root.
-    `position` is the event's, `number` the change's; `ts` is the time in milliseconds, and `spent` how many
-    milliseconds after it the user's rate of receipts is used up.
+    `kind` is m.read, m.read.private or org.eigenserver.delivered; `thread` is empty for an unthreaded receipt, "main",
+    or the thread's root. `position` is the event's, `number` the change's; `ts` is the time in milliseconds, and
+    `spent` how many milliseconds after it the user's rate of receipts is used up.
     """
 
     user_id: str
@@ -141,7 +143,7 @@ class RoomEphemeral:
         return replace(
             self,
             number=number,
-            announced=self.announced if receipt.kind == PRIVATE else number,
+            announced=self.announced if receipt.kind in {PRIVATE, DELIVERED} else number,
             low=max([self.low, *(receipt.number for receipt in evicted)]),
             receipts=tuple(kept),
             evicted=evicted,

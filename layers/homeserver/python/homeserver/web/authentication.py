@@ -1,29 +1,21 @@
 """Who asks: the access token of a request, and whether it may ask this.
 
-Source: client-server API v1.19, "Using access tokens": the Authorization header, or the query parameter, which
-v1.19 still requires; `QUERY_TOKENS` says where it is taken. "Guest access": guests may ask what guest_endpoints lists.
+Source: client-server API v1.19, "Using access tokens" (see token_place), "Guest access": guests may ask what
+guest_endpoints lists.
 """
 
 from starlette.requests import Request
 
 from homeserver.matrix.errors import Forbidden, MissingToken
 from homeserver.services.access_tokens import Requester, requester_of
-from homeserver.settings import settings
 from homeserver.web.guest_endpoints import is_open_to_guests
-
-_LEGACY_PREFIXES = ("/_matrix/client/api/v1/", "/matrix/client/api/v1/")
+from homeserver.web.token_place import PARAMETER, chosen_token
 
 
 def token_of(request: Request) -> str | None:
-    """The access token, or None."""
-    header = request.headers.get("authorization")
-    if header is not None:
-        scheme, _, token = header.partition(" ")
-        return token.strip() if scheme.lower() == "bearer" and token.strip() else None
-    allowed = settings().query_tokens
-    if allowed == "all" or (allowed == "legacy" and request.scope["path"].startswith(_LEGACY_PREFIXES)):
-        return request.query_params.get("access_token")
-    return None
+    """The access token, or None. Raises InvalidParam if header and query have different ones."""
+    in_query = request.query_params.get(PARAMETER)
+    return chosen_token(request.headers.get("authorization"), in_query, request.scope["path"])
 
 
 def authenticate(request: Request) -> Requester:

@@ -12,6 +12,8 @@ from typing import Generic, TypeVar
 V3 = ("r0", "v3")
 V1 = ("v1",)
 V2 = ("v2",)
+# The client API of the 2014 draft: its whole prefix stands where others have a version. The older has no underscore.
+LEGACY = ("_matrix/client/api/v1", "matrix/client/api/v1")
 
 R = TypeVar("R")  # what a handler returns
 _PARAMETER = re.compile(r"{([a-z_]+)(\.\.\.)?}")

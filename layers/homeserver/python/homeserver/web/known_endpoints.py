@@ -8,6 +8,8 @@ them. So the list stands here a second time; a test compares it with the routers
 import re
 from functools import cache
 
+from homeserver.web.endpoints import LEGACY
+
 _R0_V3 = {
     # client_login
     "/login": "GET POST",
@@ -16,9 +18,22 @@ _R0_V3 = {
     "/refresh": "POST",
     "/register": "POST",
     "/register/available": "GET",
+    "/register/email/requestToken": "POST",
+    "/register/msisdn/requestToken": "POST",
+    # client_login_pages
+    "/auth/{stage_type}/fallback/web": "GET POST",
+    "/login/sso/redirect": "GET",
+    "/login/sso/redirect/{idp_id}": "GET",
     # client_account
     "/account/whoami": "GET",
     "/account/password": "POST",
+    "/account/password/email/requestToken": "POST",
+    "/account/password/msisdn/requestToken": "POST",
+    "/account/3pid": "GET POST",
+    "/account/3pid/add": "POST",
+    "/account/3pid/delete": "POST",
+    "/account/3pid/email/requestToken": "POST",
+    "/account/3pid/msisdn/requestToken": "POST",
     "/account/deactivate": "POST",
     "/capabilities": "GET",
     "/devices": "GET",
@@ -84,6 +99,7 @@ _R0_V3 = {
 
 _V1 = {
     # client_login
+    "/login/get_token": "POST",
     "/register/m.login.registration_token/validity": "GET",
     # client_history
     "/rooms/{room_id}/timestamp_to_event": "GET",
@@ -157,15 +173,72 @@ _UNVERSIONED = {
     "/_matrix/key/v2/query/{server_name}": "GET",
     # client_login
     "/_synapse/admin/v1/register": "GET POST",
+    # client_login_pages
+    "/_matrix/static/client/login/": "GET",
+    "/_matrix/client/unstable/org.eigenserver/validate/email/submit_token": "GET POST",
+    # client_account
+    "/_matrix/client/unstable/org.eigenserver/oauth2/link": "POST",
+    "/_matrix/client/unstable/org.eigenserver/oauth2/links": "GET",
+    "/_matrix/client/unstable/org.eigenserver/oauth2/links/{link_id}": "DELETE",
     # server_admin
     "/_synapse/admin/v1/send_server_notice": "POST",
     "/_synapse/admin/v1/send_server_notice/{txn_id...}": "PUT",
-    # client_history
-    "/_matrix/client/api/v1/rooms/{room_id}/backfill": "GET",
     # client_directory
     "/_matrix/client/unstable/im.nheko.summary/summary/{room_id_or_alias...}": "GET",
     "/_matrix/client/unstable/im.nheko.summary/rooms/{room_id_or_alias}/summary": "GET",
     "/_matrix/client/unstable/uk.half-shot.msc2666/user/mutual_rooms": "GET",
+}
+
+# The client API of the 2014 draft, under each of its prefixes (LEGACY in endpoints.py).
+_LEGACY = {
+    # client_login
+    "/login": "GET POST",
+    "/register": "GET POST",
+    # client_login_pages
+    "/login/fallback": "GET",
+    "/login/email/confirm": "GET POST",
+    "/login/oauth2/pick": "GET",
+    "/login/oauth2/callback": "GET",
+    # client_account
+    "/admin/whois/{user_id...}": "GET",
+    # client_sync
+    "/events": "GET",
+    "/initialSync": "GET",
+    # client_legacy_events, and client_legacy_rooms where something is written
+    "/events/{event_id...}": "GET",
+    "/rooms/{room_id}/members": "GET",
+    "/rooms/{room_id}/state": "GET",
+    "/rooms/{room_id}/state/{event_type}": "GET PUT",
+    "/rooms/{room_id}/state/{event_type}/": "GET PUT",
+    "/rooms/{room_id}/state/{event_type}/{state_key...}": "GET",
+    "/publicRooms": "GET",
+    "/directory/room/{alias...}": "GET PUT DELETE",
+    "/profile/{user_id}/displayname": "GET PUT",
+    "/profile/{user_id}/avatar_url": "GET PUT",
+    "/profile/{user_id...}": "GET",
+    # client_legacy_rooms
+    "/createRoom": "POST",
+    "/createRoom/{txn_id...}": "PUT",
+    "/join/{rest...}": "POST PUT",
+    "/rooms/{room_id}/join": "POST",
+    "/rooms/{room_id}/join/{txn_id...}": "PUT",
+    "/rooms/{room_id}/leave": "POST",
+    "/rooms/{room_id}/leave/{txn_id...}": "PUT",
+    "/rooms/{room_id}/invite": "POST",
+    "/rooms/{room_id}/invite/{txn_id...}": "PUT",
+    "/rooms/{room_id}/kick": "POST",
+    "/rooms/{room_id}/kick/{txn_id...}": "PUT",
+    "/rooms/{room_id}/ban": "POST",
+    "/rooms/{room_id}/ban/{txn_id...}": "PUT",
+    "/rooms/{room_id}/send/{event_type}": "POST",
+    "/rooms/{room_id}/send/{event_type}/{txn_id...}": "PUT",
+    "/rooms/{room_id}/state/{event_type}/{state_key}": "PUT",
+    "/rooms/{room_id}/redact/{rest...}": "POST PUT",
+    "/rooms/{room_id}/typing/{user_id...}": "PUT",
+    # client_history
+    "/rooms/{room_id}/initialSync": "GET",
+    "/rooms/{room_id}/messages": "GET",
+    "/rooms/{room_id}/backfill": "GET",
 }
 
 _PARAMETER = re.compile(r"(\{[a-z_]+(?:\.\.\.)?\})")
@@ -180,6 +253,8 @@ def known_endpoints() -> dict[str, frozenset[str]]:
     for version, table in (("v1", _FEDERATION_V1), ("v2", _FEDERATION_V2)):
         for path, words in table.items():
             methods[f"/_matrix/federation/{version}{path}"] = frozenset(words.split())
+    for prefix in LEGACY:
+        methods |= {f"/{prefix}{path}": frozenset(words.split()) for path, words in _LEGACY.items()}
     return methods
 
 

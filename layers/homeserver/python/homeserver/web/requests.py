@@ -12,6 +12,7 @@ from starlette.responses import Response
 
 from homeserver.matrix.canonical_json import parse_json
 from homeserver.matrix.errors import BadJson, InvalidParam, MissingParam
+from homeserver.services.login_stages.stage import Origin
 
 _JSON = "application/json"
 
@@ -120,3 +121,10 @@ def query_choice(request: Request, name: str, choices: tuple[str, ...]) -> str |
 def source_address(request: Request) -> str:
     """The address the request came from, as API Gateway saw it."""
     return str(request.scope["aws.event"]["requestContext"]["http"]["sourceIp"])
+
+
+def origin_of(request: Request) -> Origin:
+    """Where the request came from, and the address under which it reached us."""
+    host = request.headers.get("host", "")
+    base_url = f"{request.scope['scheme']}://{host}" if host else ""
+    return Origin(source_address(request), request.headers.get("user-agent", ""), base_url)

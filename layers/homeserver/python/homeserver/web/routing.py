@@ -23,11 +23,12 @@ from homeserver.matrix.errors import InvalidParam, MatrixError, Unrecognized
 from homeserver.observability import cost_metered, log
 from homeserver.settings import settings
 from homeserver.web import endpoints
-from homeserver.web.endpoints import V1, V2, V3, Endpoint
+from homeserver.web.endpoints import LEGACY, V1, V2, V3, Endpoint
 from homeserver.web.known_endpoints import methods_at
 from homeserver.web.requests import json_response
+from homeserver.web.token_place import ADDRESS_IS_SECRET, PARAMETER
 
-__all__ = ["V1", "V2", "V3", "Handler", "Router", "error_response", "lambda_handler_for"]
+__all__ = ["LEGACY", "V1", "V2", "V3", "Handler", "Router", "error_response", "lambda_handler_for"]
 
 Handler = Callable[..., Response]
 Router = endpoints.Router[Response]
@@ -54,6 +55,8 @@ def _answer(endpoint: Endpoint[Response], request: Request) -> Response:
             # The last resort: whatever went wrong must not reach the client as anything but an error.
             log.exception("%s %s failed", request.method, request.scope["aws.event"].get("routeKey", ""))
             response = error_response(MatrixError("The server met an error of its own.", status=500))
+        if PARAMETER in request.query_params:
+            response.headers.update(ADDRESS_IS_SECRET)
         if meter is not None:
             response.headers["Server-Timing"] = meter.server_timing()
     return response

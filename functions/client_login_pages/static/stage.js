@@ -1,0 +1,2 @@
+// A stage of User-Interactive Authentication is done. Stands after parts.js.
+tellApp();

@@ -1,0 +1,1 @@
+"""The stages of login, registration and User-Interactive Authentication; `stage.py` is their interface."""

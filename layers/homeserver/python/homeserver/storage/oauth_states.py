@@ -1,0 +1,67 @@
+"""What this server sent browsers away for: one item a `state`, in the table of sessions, for ten minutes.
+
+The key is a hash of the state, which only the browser has. The item holds no secret: `salt` is one of three parts that
+the PKCE verifier and the nonce are made of (services/oauth_requests.py).
+
+DynamoDB removes expired items late: whoever takes one compares the time.
+"""
+
+import time
+from typing import Literal
+
+from pynamodb.attributes import BinaryAttribute, NumberAttribute, UnicodeAttribute
+from pynamodb.exceptions import DeleteError
+
+from homeserver.settings import table_name
+from homeserver.storage.connection import Item
+
+SECONDS = 10 * 60
+_PREFIX = "oauth/"
+
+# login: a session waits for it. sso: another client does. link: a user adds a way to log in.
+# confirm: all is done, but for somebody's word that it was them who began it.
+Purpose = Literal["login", "sso", "link", "confirm"]
+
+
+class OauthState(Item):
+    """A request to a provider that was not answered yet."""
+
+    class Meta:
+        table_name = table_name("SESSIONS")
+
+    session = UnicodeAttribute(hash_key=True)  # "oauth/" and the hash of the state
+    kind = UnicodeAttribute(default="oauth")
+    expires = NumberAttribute()  # seconds since the epoch
+    purpose = UnicodeAttribute()
+    provider = UnicodeAttribute()  # its ID
+    # login: the session's ID. sso: the client's redirect URL. link: the user.
+    target = UnicodeAttribute()
+    salt = BinaryAttribute(null=True, legacy_encoding=False)
+    redirect_uri = UnicodeAttribute(null=True)  # ours, as the provider was told it
+    browser = UnicodeAttribute(null=True)  # sso: hash of the cookie of the browser that began it
+    # Who began it: shown to somebody who comes back from elsewhere.
+    address = UnicodeAttribute(null=True)
+    user_agent = UnicodeAttribute(null=True)
+    user = UnicodeAttribute(null=True)  # confirm: the user whom the provider's account belongs to
+    identity = UnicodeAttribute(null=True)  # confirm, of a link: the hash of the provider's account
+    link = UnicodeAttribute(null=True)  # confirm: "yes" where it is for a link, else absent
+
+
+def store(state_hash: str, state: OauthState) -> None:
+    """Keep a request for ten minutes under the hash of its state."""
+    state.session, state.expires = _PREFIX + state_hash, int(time.time()) + SECONDS
+    state.save()
+
+
+def take(state_hash: str) -> OauthState | None:
+    """Use a request up. None if it is unknown, used or expired: of several who take it at once one gets it."""
+    found = OauthState.fetch(_PREFIX + state_hash)
+    if found is None or found.kind != "oauth" or found.expires <= time.time():
+        return None
+    try:
+        found.delete(OauthState.session.exists())
+    except DeleteError as error:
+        if error.cause_response_code != "ConditionalCheckFailedException":
+            raise
+        return None
+    return found
