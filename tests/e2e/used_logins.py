@@ -38,7 +38,7 @@ def live_with_logins(
         for path in (f"{L}/login", f"{L}/register"):
             assert nobody.ask_anything("GET", path).status == 200
         for path in (f"{L}/login/fallback", "/_matrix/static/client/login/"):
-            see(here, path)
+            look(here, here.url + path)
         register_by_code(here, nobody)
         log_in_by_mail(here, nobody)
         guess(here, nobody)
@@ -63,18 +63,10 @@ def live_with_logins(
     yield record(folder)
 
 
-def see(here: PagesServer, address: str) -> str:
-    """GET a page, and count that as an endpoint that answered well."""
-    page = look(here, address if "://" in address else here.url + address)
-    Witness.answered.add(("GET", path_of(address if "://" in address else here.url + address).partition("?")[0]))
-    return page
-
-
 def follow(here: PagesServer, link: str) -> None:
     """Open a link that was mailed, and press the button of its page."""
-    see(here, link)
+    look(here, link)
     send(here, link, dict(parse_qsl(link.partition("?")[2])), 200)
-    Witness.answered.add(("POST", path_of(link).partition("?")[0]))
 
 
 def posted(client: Client, path: str, body: Any, status: int = 200) -> Any:
@@ -167,7 +159,7 @@ def link_and_unlink(here: PagesServer, erin: Client) -> None:
     asked = erin.ask_anything("POST", f"{LINKS}/link", {"provider": "other"})
     identifier = {"type": "m.id.user", "user": erin.user_id}
     auth = {"type": WORD, "identifier": identifier, "password": PASSWORD, "session": asked.json["session"]}
-    see(here, here.services[1].visit(posted(erin, f"{LINKS}/link", {"provider": "other", "auth": auth})["uri"]))
+    look(here, here.services[1].visit(posted(erin, f"{LINKS}/link", {"provider": "other", "auth": auth})["uri"]))
     (link,) = erin.ask_anything("GET", f"{LINKS}/links").json["links"]
     assert erin.ask_anything("DELETE", f"{LINKS}/links/{quote(link['id'], safe='')}").status == 200
 
@@ -181,9 +173,9 @@ def come_from_elsewhere(here: PagesServer) -> Client:
         Witness.answered.add(("GET", f"{V3}/login/sso/redirect{path}"))
     carol = Witness(here.url)
     begun = posted(carol, LOGIN, {"type": OAUTH})
-    see(here, begun["uri"])
+    look(here, begun["uri"])
     _, headers, _ = here.server.ask("GET", path_of(f"{begun['uri']}&provider=example"))
-    see(here, here.services[0].visit(headers["location"], "carol"))
+    look(here, here.services[0].visit(headers["location"], "carol"))
     carol._logged_in(posted(carol, LOGIN, {"type": OAUTH, "session": begun["session"]}))
     body, uri = ask_elsewhere(here, carol)
     look(here, here.services[0].visit(uri, "carol"))

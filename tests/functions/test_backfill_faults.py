@@ -378,11 +378,7 @@ def test_many_readers_at_once_see_everything_once(alice: User, peer: HistoryPeer
             page = history.messages(
                 requester,
                 room.room_id,
-                backwards=True,
-                start=start,
-                stop=None,
-                limit=25,
-                event_filter=RoomEventFilter(),
+                history.PageQuery(backwards=True, start=start, stop=None, limit=25, event_filter=RoomEventFilter()),
             )
             told += ids(page["chunk"])
             start = page.get("end")

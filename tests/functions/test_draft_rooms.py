@@ -6,7 +6,7 @@ import pytest
 
 from functions.draft import draft_room, post, put, refusal
 from functions.draft_reading import ok
-from functions.ephemeral import item_of, news, typing_in
+from functions.ephemeral import announced, item_of, news, typing_in
 from functions.harness import User, call, register
 from functions.rooms import create_room, event, events_of, follow, membership, messages, state
 from functions.rooms import post as modern
@@ -347,6 +347,28 @@ def test_the_list_of_who_is_typing_replaces_the_one_before(alice: User, bob: Use
     told = news(bob, room_id).number
     assert type_in(alice, room_id, typing=False).json == {}
     assert typing_in(news(bob, room_id, told=told)) == [bob.user_id]
+
+
+@pytest.mark.parametrize("action", ["leave", "state"])
+def test_who_leaves_a_room_types_no_more(alice: User, bob: User, carol: User, now: dict[str, int], action: str) -> None:
+    room_id = draft_room(alice, bob, carol)
+    for user in (bob, carol):
+        assert type_in(user, room_id, typing=True).json == {}
+    told = news(alice, room_id).number
+    if action == "state":
+        assert put(bob, "rooms", room_id, "state", "m.room.member", bob.user_id, membership="leave").json == {}
+    else:
+        assert put(bob, "rooms", room_id, "leave", "t").json == {}
+    assert announced(alice, room_id) > told  # clients that wait are told at once
+    assert typing_in(news(alice, room_id, told=told)) == [carol.user_id]
+    assert now["ms"] == 1_700_000_000_000
+
+
+def test_who_may_not_kick_stops_nobody_from_typing(alice: User, bob: User, carol: User) -> None:
+    room_id = draft_room(alice, bob, carol)
+    assert type_in(bob, room_id, typing=True).json == {}
+    assert refusal(post(carol, "rooms", room_id, "kick", user_id=bob.user_id)) == (403, "M_FORBIDDEN")
+    assert typing_in(news(alice, room_id)) == [bob.user_id]
 
 
 def test_nobody_types_for_others_or_where_they_are_not(alice: User, bob: User, carol: User) -> None:

@@ -179,12 +179,20 @@ def avatars(s: Setting) -> list[Call]:
     ]
 
 
+def leaves_of_who_types(s: Setting) -> list[Call]:
+    body = {"typing": True, "timeout": 30_000}
+    answer = call("client_ephemeral", "PUT", path("rooms", s.room, "typing", s.bob.user_id), body, token=s.bob.token)
+    assert answer.status == 200
+    return actions("leave", "")(s)
+
+
 OPERATIONS: list[tuple[str, str, Callable[[Setting], list[Call]]]] = [
     ("create a room", "alice", createds),
     ("join", "carol", joins),
     ("join by alias", "carol", joins_by_alias),
     ("join where one is", "bob", joins),
     ("leave", "bob", actions("leave", "")),
+    ("leave while typing", "bob", leaves_of_who_types),
     ("invite", "alice", actions("invite", "carol")),
     ("kick", "alice", actions("kick", "bob")),
     ("ban", "alice", actions("ban", "bob")),

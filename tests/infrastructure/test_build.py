@@ -199,8 +199,9 @@ def test_every_compiled_library_is_for_arm_and_for_this_python(built: Path) -> N
 @pytest.mark.slow
 def test_the_layers_fit_their_budgets(built: Path, tmp_path: Path) -> None:
     dependencies, homeserver = built / "DependenciesLayer", built / "HomeserverLayer"
-    assert size_of(dependencies) < 45 * MEGABYTE
-    assert zipped_size(dependencies, tmp_path / "dependencies.zip") < 15 * MEGABYTE
+    # A tenth of it is for ID tokens of OAuth providers (cryptography), loaded by who checks one.
+    assert size_of(dependencies) < 55 * MEGABYTE
+    assert zipped_size(dependencies, tmp_path / "dependencies.zip") < 18 * MEGABYTE
     assert size_of(homeserver) < 6 * MEGABYTE
 
 

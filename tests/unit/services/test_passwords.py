@@ -75,7 +75,8 @@ def test_a_hash_of_other_parameters_is_to_be_renewed(monkeypatch):
         ({"user": "@alice"}, None),
         ({"user": "a b"}, None),
         ({"user": "a" * 255}, None),
-        ({"identifier": {"type": "m.id.thirdparty", "medium": "email", "address": "a@b.c"}}, None),
+        ({"identifier": {"type": "m.id.thirdparty", "medium": "msisdn", "address": "4917012345"}}, None),
+        ({"identifier": {"type": "m.id.phone", "country": "DE", "phone": "017012345"}}, None),
     ],
 )
 def test_an_identifier_names_a_local_user_or_nobody(body, user_id):

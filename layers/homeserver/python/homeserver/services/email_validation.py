@@ -25,6 +25,7 @@ from homeserver.matrix.errors import BadJson, Forbidden, InvalidParam, MatrixErr
 from homeserver.observability import fault_point
 from homeserver.services import login_flows, rate_limits
 from homeserver.services.attempts import attempts
+from homeserver.services.bodies import required_text
 from homeserver.services.clock import now_ms
 from homeserver.services.login_stages.stage import NotYet, Origin
 from homeserver.services.mails import base_url, device_name, request_mail
@@ -101,7 +102,7 @@ def refuse_phone_number(body: Mapping[str, Any]) -> NoReturn:
     """
     client_secret_of(body)
     for name in ("country", "phone_number"):
-        _text(body, name)
+        required_text(body, name)
     _send_attempt(body)
     _next_link(body)
     raise MatrixError("This server knows no phone numbers.", errcode="M_THREEPID_MEDIUM_NOT_SUPPORTED")
@@ -109,24 +110,15 @@ def refuse_phone_number(body: Mapping[str, Any]) -> NoReturn:
 
 def client_secret_of(body: Mapping[str, Any]) -> str:
     """`client_secret` of a body. Raises MissingParam, BadJson, InvalidParam."""
-    secret = _text(body, "client_secret")
+    secret = required_text(body, "client_secret")
     if not _CLIENT_SECRET.fullmatch(secret):
         raise InvalidParam("client_secret has between 1 and 255 of the characters 0-9, a-z, A-Z and .=_-")
     return secret
 
 
-def _text(body: Mapping[str, Any], name: str) -> str:
-    value = body.get(name)
-    if value is None:
-        raise MissingParam(f"{name} is required.")
-    if not isinstance(value, str):
-        raise BadJson(f"{name} must be a string.")
-    return value
-
-
 def _address(body: Mapping[str, Any]) -> str:
     try:
-        return normalised(_text(body, "email"))
+        return normalised(required_text(body, "email"))
     except ValueError as error:
         raise InvalidParam(str(error)) from None
 
@@ -256,7 +248,7 @@ def submit_token(sid: str, client_secret: str | None, token: str) -> str | None:
 
 def submit_from_client(body: Mapping[str, Any], address: str) -> None:
     """What a JSON POST to `submit_url` does, from a network address. Raises what submit_token does, LimitExceeded."""
-    sid, secret, token = _text(body, "sid"), client_secret_of(body), _text(body, "token")
+    sid, secret, token = required_text(body, "sid"), client_secret_of(body), required_text(body, "token")
     rate_limits.take_question(address)
     submit_token(sid, secret, token)
 
@@ -284,7 +276,7 @@ def validated(credentials: Mapping[str, Any], purpose: Purpose) -> ValidatedAddr
     Raises MissingParam, BadJson, InvalidParam, NotYet (M_THREEPID_AUTH_FAILED: nobody followed the link), Forbidden
     (M_THREEPID_AUTH_FAILED: there is no such session of this client and purpose).
     """
-    sid, secret = _text(credentials, "sid"), client_secret_of(credentials)
+    sid, secret = required_text(credentials, "sid"), client_secret_of(credentials)
     found = validations.load(sid)
     if found is None or found.purpose != purpose or not _is_of(found, secret):
         raise auth_failed()

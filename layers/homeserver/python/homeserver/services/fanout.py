@@ -24,15 +24,18 @@ _LOCAL, _AFTER_LOCAL = "local/", "local0"
 Slot = tuple[str, int]  # a user's
 
 
-def announce_to_members(room_id: str, number: int, *, author: str) -> None:
+def announce_to_members(
+    room_id: str, number: int, *, author: str | None, slots: Mapping[str, int] | None = None
+) -> None:
     """Move the slots of a room's local members to an ephemeral number, whose change can be read already.
 
     The slot of the author of the change comes last, so it says that the others are done, or in the queue: a client
     that repeats a request which was cut off finds there what is missing (see storage.ephemeral.told_in_inbox). Where
-    the author is no local user, some local member takes that part (`was_announced`).
+    the author is no local user, some local member takes that part (`was_announced`). None: nobody will repeat it, and
+    all slots are moved at once. `slots`: those of the members, if the caller knows them (`slots_of`).
     """
-    slots = _slots_of(room_id)
-    author = _witness(slots, author)
+    slots = slots_of(room_id) if slots is None else slots
+    author = _witness(slots, author) if author is not None else None
     others = [(user_id, slot) for user_id, slot in slots.items() if user_id != author]
     fault_point("ephemeral.before_inboxes")
     if len(others) >= MEMBERS_AT_ONCE:
@@ -42,18 +45,18 @@ def announce_to_members(room_id: str, number: int, *, author: str) -> None:
     else:
         announce_in_slots(others, number)
     fault_point("ephemeral.before_author")
-    if author in slots:
+    if author is not None and author in slots:
         announce_in_slots([(author, slots[author])], number)
 
 
 def was_announced(room_id: str, number: int) -> bool:
     """Whether a change that no local user made was announced to all members, or there is none."""
-    slots = _slots_of(room_id)
+    slots = slots_of(room_id)
     witness = _witness(slots, "")
     return witness not in slots or told_in_inbox(witness, slots[witness]) >= number
 
 
-def _slots_of(room_id: str) -> dict[str, int]:
+def slots_of(room_id: str) -> dict[str, int]:
     """The slots of the room's local members, by user."""
     rows = query_raw(LocalMember, room_id, _LOCAL, _AFTER_LOCAL, consistent=True)
     members = (LocalMember.from_raw_data(raw) for raw in rows)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from homeserver.matrix.errors import BadJson, Forbidden, InvalidParam, MatrixError, MissingParam
+from homeserver.matrix.errors import BadJson, Forbidden, InvalidParam, MatrixError
 from homeserver.matrix.identifiers import fits_identifier
 from homeserver.services import login_tokens
 from homeserver.services.access_tokens import (
@@ -19,6 +19,7 @@ from homeserver.services.access_tokens import (
     revoke_device,
 )
 from homeserver.services.attempts import attempts
+from homeserver.services.bodies import required_text
 from homeserver.services.login_flows import PASSWORD
 from homeserver.services.login_flows import login_flows as configured_flows
 from homeserver.services.passwords import authenticate_password, user_of_identifier
@@ -98,7 +99,7 @@ def log_in(body: Mapping[str, Any], address: str) -> Login:
     Raises M_UNKNOWN for a login type that is not offered, Forbidden for wrong credentials, M_USER_DEACTIVATED,
     MissingParam or BadJson for the wrong shape, LimitExceeded for too many logins or guesses.
     """
-    login_type = _text(body, "type")
+    login_type = required_text(body, "type")
     if login_type == TOKEN:
         return _log_in_with_token(body, address)
     # Where the password is one stage of several, it must not be a way around the others.
@@ -110,7 +111,7 @@ def log_in(body: Mapping[str, Any], address: str) -> Login:
 def log_in_with_password(body: Mapping[str, Any], address: str) -> Login:
     """Log a user in with the user name and the password of a body; raises what log_in does."""
     device = DeviceRequest.from_body(body, address)
-    password = _text(body, "password")
+    password = required_text(body, "password")
     take_login(address)  # before an address is looked up
     user_id = user_of_identifier(body)
     return _log_in_with_password(user_id, password, device)
@@ -118,7 +119,7 @@ def log_in_with_password(body: Mapping[str, Any], address: str) -> Login:
 
 def _log_in_with_token(body: Mapping[str, Any], address: str) -> Login:
     device = DeviceRequest.from_body(body, address)
-    token = _text(body, "token")
+    token = required_text(body, "token")
     take_login(address)
     for _ in attempts("This account"):
         transaction = Transaction()
@@ -130,15 +131,6 @@ def _log_in_with_token(body: Mapping[str, Any], address: str) -> Login:
             continue
         return login
     raise AssertionError("unreachable: attempts() raises")
-
-
-def _text(body: Mapping[str, Any], name: str) -> str:
-    value = body.get(name)
-    if value is None:
-        raise MissingParam(f"{name} is required.")
-    if not isinstance(value, str):
-        raise BadJson(f"{name} must be a string.")
-    return value
 
 
 def _log_in_with_password(user_id: str | None, password: str, request: DeviceRequest) -> Login:

@@ -82,9 +82,7 @@ def join_room(
     conditions are not met (see `restricted_joins`), and where guests are not admitted; what `have_done` raises.
     """
     user_id = requester.user_id
-    content: dict[str, Any] = {"membership": "join"}
-    if reason is not None:
-        content["reason"] = reason
+    content = _content("join", reason)
     joined = change_membership(
         requester,
         user_id,
@@ -115,11 +113,7 @@ def invite(
     for who wants no invitations; for a user of another server what `invite_elsewhere` raises.
     """
     check_can_invite(user_id)
-    content: dict[str, Any] = {"membership": "invite"}
-    if is_direct:
-        content["is_direct"] = True
-    if reason is not None:
-        content["reason"] = reason
+    content = {**_content("invite", reason), **({"is_direct": True} if is_direct else {})}
     change_membership(requester, user_id, room_id, content, unless=("invite",), with_profile=True, claim=claim)
 
 
@@ -132,9 +126,7 @@ def leave_room(
     """
     check_room_id(room_id)
     check_may_leave(requester.user_id, room_id)
-    content: dict[str, Any] = {"membership": "leave"}
-    if reason is not None:
-        content["reason"] = reason
+    content = _content("leave", reason)
     change_membership(requester, requester.user_id, room_id, content, unless=("leave",), claim=claim)
 
 
@@ -152,9 +144,7 @@ def unban(requester: Requester, room_id: str, user_id: str, *, reason: str | Non
 
 
 def _remove(requester: Requester, room_id: str, user_id: str, reason: str | None, *, only: Sequence[str]) -> None:
-    content: dict[str, Any] = {"membership": "leave"}
-    if reason is not None:
-        content["reason"] = reason
+    content = _content("leave", reason)
     change_membership(requester, user_id, room_id, content, only=only)
 
 
@@ -165,19 +155,19 @@ def remove(
 
     Removing somebody who has left changes nothing. Raises Forbidden for someone who never was there.
     """
-    content: dict[str, Any] = {"membership": "leave"}
-    if reason is not None:
-        content["reason"] = reason
+    content = _content("leave", reason)
     change_membership(requester, user_id, room_id, content, unless=("leave",), claim=claim)
+
+
+def _content(membership: str, reason: str | None) -> dict[str, Any]:
+    return {"membership": membership, **({"reason": reason} if reason is not None else {})}
 
 
 def ban(
     requester: Requester, room_id: str, user_id: str, *, reason: str | None, claim: RequestClaim | None = None
 ) -> None:
     """Ban a user, whether they are in the room or not. Banning a banned user changes nothing."""
-    content: dict[str, Any] = {"membership": "ban"}
-    if reason is not None:
-        content["reason"] = reason
+    content = _content("ban", reason)
     change_membership(requester, user_id, room_id, content, unless=("ban",), claim=claim)
 
 

@@ -15,6 +15,7 @@ from homeserver.matrix.identifiers import fits_identifier, is_valid_localpart
 from homeserver.services import login_flows, rate_limits
 from homeserver.services.access_tokens import issue_tokens, new_device_id
 from homeserver.services.attempts import attempts
+from homeserver.services.bodies import required_text
 from homeserver.services.clock import now_ms
 from homeserver.services.email_validation import in_use
 from homeserver.services.login import DeviceRequest, Login, add_login
@@ -211,7 +212,7 @@ def register_by_shared_secret(body: Mapping[str, Any], address: str) -> tuple[st
     Raises Forbidden for a wrong mac, M_UNKNOWN for an unknown nonce, and what registration raises.
     """
     secret = _shared_secret()
-    nonce, username, password, mac = (_text(body, name) for name in ("nonce", "username", "password", "mac"))
+    nonce, username, password, mac = (required_text(body, name) for name in ("nonce", "username", "password", "mac"))
     admin, user_type, displayname = body.get("admin"), body.get("user_type"), body.get("displayname")
     if not isinstance(admin, bool | None) or not isinstance(body.get("inhibit_login"), bool | None):
         raise BadJson("admin and inhibit_login must be booleans.")
@@ -238,12 +239,3 @@ def register_by_shared_secret(body: Mapping[str, Any], address: str) -> tuple[st
     except TransactionCancelled as lost:
         raise name_in_use() from lost
     return user_id, login
-
-
-def _text(body: Mapping[str, Any], name: str) -> str:
-    value = body.get(name)
-    if value is None:
-        raise MissingParam(f"{name} is required.")
-    if not isinstance(value, str):
-        raise BadJson(f"{name} must be a string.")
-    return value

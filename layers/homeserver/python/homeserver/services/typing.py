@@ -6,7 +6,9 @@ written by nobody: readers know it, and ask again then (see services.ephemeral, 
 Source: client-server API v1.19, "Typing Notifications".
 """
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 from homeserver.matrix.errors import Forbidden
 from homeserver.observability import fault_point
@@ -14,9 +16,9 @@ from homeserver.services import rate_limits
 from homeserver.services.access_tokens import Requester
 from homeserver.services.attempts import attempts
 from homeserver.services.clock import now_ms
-from homeserver.services.fanout import announce_in_slots, announce_to_members
+from homeserver.services.fanout import announce_in_slots, announce_to_members, slots_of
 from homeserver.services.send_event import NOT_IN_ROOM, check_room_id
-from homeserver.storage.connection import Key
+from homeserver.storage.connection import Key, batch_get
 from homeserver.storage.ephemeral import RoomEphemeral, Typer, ephemeral_key, parse, store, told_in_inbox
 from homeserver.storage.room_items import INBOX_CURSOR, Cursor, LocalMember
 from homeserver.storage.rooms import load_room
@@ -58,6 +60,29 @@ def set_typing(requester: Requester, room_id: str, user_id: str, *, typing: bool
             if after.number != before.number:
                 _announce(after, row, user_id, after.number)
             return
+
+
+def stop_typing_of_who_leaves(room_id: str, user_id: str) -> Callable[[], None] | None:
+    """Take a user out of the list who leaves the room. Returns what then tells the others, if there is any need.
+
+    Nobody repeats this: if it is cut off, time ends the typing. Raises LimitExceeded when others write to the same room
+    until the time is over.
+    """
+    keys: list[Key] = [ephemeral_key(room_id), (Cursor, room_id, INBOX_CURSOR)]
+    for _ in attempts("The room"):
+        found = batch_get(keys, consistent=True)
+        cursor = found.get(keys[1])
+        before = parse(room_id, found.get(keys[0])).of_size(large=bool(cursor is not None and cursor.large))
+        after = stopped(before, user_id, now_ms())
+        if after is None:
+            return None
+        if store(before, after):
+            fault_point("typing.stored")
+            if after.large:
+                return None
+            slots = slots_of(room_id)
+            return partial(announce_to_members, room_id, after.number, author=None, slots=slots)
+    raise AssertionError("unreachable: attempts() raises")
 
 
 def started(state: RoomEphemeral, user_id: str, now: int, until: int) -> RoomEphemeral | None:

@@ -1,27 +1,19 @@
-"""Login tokens that nobody has used yet, by the hash of their text, in the table of sessions.
-
-DynamoDB removes expired items late: whoever reads one compares the time.
-"""
+"""Login tokens that nobody has used yet, by the hash of their text, in the table of sessions."""
 
 import time
 
 from pynamodb.attributes import NumberAttribute, UnicodeAttribute
 
-from homeserver.settings import table_name
-from homeserver.storage.connection import Item, Transaction
+from homeserver.storage.connection import Transaction
+from homeserver.storage.passing_items import PassingItem
 
 _PREFIX = "login/"
 
 
-class LoginToken(Item):
+class LoginToken(PassingItem):
     """Whom a token logs in; never changed."""
 
-    class Meta:
-        table_name = table_name("SESSIONS")
-
-    session = UnicodeAttribute(hash_key=True)
     kind = UnicodeAttribute(default="login_token")
-    expires = NumberAttribute()  # seconds since the epoch
     created = NumberAttribute()  # milliseconds since the epoch
     user = UnicodeAttribute()
     secret = UnicodeAttribute()  # a digest of the password's hash when the token was made: another one ends the token
@@ -37,8 +29,7 @@ def add_token(transaction: Transaction, token_hash: str, user_id: str, *, secret
 
 def load_token(token_hash: str) -> LoginToken | None:
     """The token under this hash, unless it was used or has expired."""
-    token = LoginToken.fetch(_PREFIX + token_hash)
-    return token if token is not None and token.expires > time.time() else None
+    return LoginToken.current(_PREFIX + token_hash)
 
 
 def use_token(transaction: Transaction, token: LoginToken) -> None:

@@ -1,7 +1,6 @@
 """Tokens of links that were mailed: items of the table of sessions, keyed by the token's hash.
 
-An item leads from the link to the session that waits for it, and remembers who asked. DynamoDB removes expired items
-late: whoever reads one compares the time.
+An item leads from the link to the session that waits for it, and remembers who asked.
 """
 
 import time
@@ -9,21 +8,15 @@ import time
 from pynamodb.attributes import NumberAttribute, UnicodeAttribute
 
 from homeserver.matrix.access_token import token_hash
-from homeserver.settings import table_name
-from homeserver.storage.connection import Item
+from homeserver.storage.passing_items import PassingItem
 
 _PREFIX = "mail/"
 
 
-class MailToken(Item):
+class MailToken(PassingItem):
     """A link that was mailed and not used."""
 
-    class Meta:
-        table_name = table_name("SESSIONS")
-
-    session = UnicodeAttribute(hash_key=True)
     kind = UnicodeAttribute(default="mail")
-    expires = NumberAttribute()  # seconds since the epoch
     created = NumberAttribute()  # milliseconds since the epoch
     waiting = UnicodeAttribute()  # the ID of the session that waits
     address = UnicodeAttribute()  # where the request for the link came from
@@ -49,5 +42,4 @@ def create(token: str, *, waiting: str, seconds: int, address: str, device: str)
 
 def load(token: str) -> MailToken | None:
     """What a token leads to, as long as it does."""
-    found = MailToken.fetch(_PREFIX + token_hash(token))
-    return found if found is not None and found.expires > time.time() else None
+    return MailToken.current(_PREFIX + token_hash(token))

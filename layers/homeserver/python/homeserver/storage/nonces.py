@@ -8,21 +8,15 @@ import time
 from pynamodb.attributes import NumberAttribute, UnicodeAttribute
 from pynamodb.exceptions import DeleteError
 
-from homeserver.settings import table_name
-from homeserver.storage.connection import Item
+from homeserver.storage.passing_items import PassingItem
 
 _PREFIX = "nonce/"
 
 
-class Nonce(Item):
+class Nonce(PassingItem):
     """A nonce that nobody has used yet."""
 
-    class Meta:
-        table_name = table_name("SESSIONS")
-
-    session = UnicodeAttribute(hash_key=True)
     kind = UnicodeAttribute(default="nonce")
-    expires = NumberAttribute()  # seconds since the epoch
     created = NumberAttribute()  # milliseconds since the epoch
 
 

@@ -2,18 +2,15 @@
 
 The key is a hash of the state, which only the browser has. The item holds no secret: `salt` is one of three parts that
 the PKCE verifier and the nonce are made of (services/oauth_requests.py).
-
-DynamoDB removes expired items late: whoever takes one compares the time.
 """
 
 import time
 from typing import Literal
 
-from pynamodb.attributes import BinaryAttribute, NumberAttribute, UnicodeAttribute
+from pynamodb.attributes import BinaryAttribute, UnicodeAttribute
 from pynamodb.exceptions import DeleteError
 
-from homeserver.settings import table_name
-from homeserver.storage.connection import Item
+from homeserver.storage.passing_items import PassingItem
 
 SECONDS = 10 * 60
 _PREFIX = "oauth/"
@@ -23,15 +20,10 @@ _PREFIX = "oauth/"
 Purpose = Literal["login", "sso", "link", "confirm"]
 
 
-class OauthState(Item):
+class OauthState(PassingItem):
     """A request to a provider that was not answered yet."""
 
-    class Meta:
-        table_name = table_name("SESSIONS")
-
-    session = UnicodeAttribute(hash_key=True)  # "oauth/" and the hash of the state
     kind = UnicodeAttribute(default="oauth")
-    expires = NumberAttribute()  # seconds since the epoch
     purpose = UnicodeAttribute()
     provider = UnicodeAttribute()  # its ID
     # login: the session's ID. sso: the client's redirect URL. link: the user.
@@ -55,8 +47,8 @@ def store(state_hash: str, state: OauthState) -> None:
 
 def take(state_hash: str) -> OauthState | None:
     """Use a request up. None if it is unknown, used or expired: of several who take it at once one gets it."""
-    found = OauthState.fetch(_PREFIX + state_hash)
-    if found is None or found.kind != "oauth" or found.expires <= time.time():
+    found = OauthState.current(_PREFIX + state_hash)
+    if found is None:
         return None
     try:
         found.delete(OauthState.session.exists())

@@ -2,24 +2,18 @@
 
 import time
 
-from pynamodb.attributes import NumberAttribute, UnicodeAttribute
+from pynamodb.attributes import UnicodeAttribute
 
-from homeserver.settings import table_name
-from homeserver.storage.connection import Item
+from homeserver.storage.passing_items import PassingItem
 
 SECONDS = 3600
 _PREFIX = "openid/"
 
 
-class OpenIdToken(Item):
+class OpenIdToken(PassingItem):
     """Who a token speaks of; never changed."""
 
-    class Meta:
-        table_name = table_name("SESSIONS")
-
-    session = UnicodeAttribute(hash_key=True)
     kind = UnicodeAttribute(default="openid")
-    expires = NumberAttribute()  # seconds since the epoch
     user = UnicodeAttribute()
 
 
@@ -30,5 +24,5 @@ def store_token(token_hash: str, user_id: str) -> None:
 
 def user_of_token(token_hash: str) -> str | None:
     """The user that a token speaks of, unless it is unknown or has expired."""
-    stored = OpenIdToken.fetch(_PREFIX + token_hash)
-    return stored.user if stored is not None and stored.expires > time.time() else None
+    stored = OpenIdToken.current(_PREFIX + token_hash)
+    return stored.user if stored is not None else None

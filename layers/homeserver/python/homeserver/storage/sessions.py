@@ -17,8 +17,8 @@ from pynamodb.attributes import JSONAttribute, NumberAttribute, UnicodeAttribute
 from pynamodb.exceptions import UpdateError
 from pynamodb.expressions.update import Action
 
-from homeserver.settings import table_name
-from homeserver.storage.connection import Item, Transaction
+from homeserver.storage.connection import Transaction
+from homeserver.storage.passing_items import PassingItem
 
 _FAILED = "ConditionalCheckFailedException"
 
@@ -27,15 +27,10 @@ _FAILED = "ConditionalCheckFailedException"
 Status = Literal["active", "complete", "issued", "failed", "expired"]
 
 
-class Session(Item):
+class Session(PassingItem):
     """One session: what it is for and how far it is."""
 
-    class Meta:
-        table_name = table_name("SESSIONS")
-
-    session = UnicodeAttribute(hash_key=True)
     kind = UnicodeAttribute()  # "login" | "register" | "interactive"
-    expires = NumberAttribute()  # seconds since the epoch
     created = NumberAttribute()  # milliseconds since the epoch
     operation = UnicodeAttribute(null=True)  # of interactive ones: "POST /account/password"
     user = UnicodeAttribute(null=True)  # interactive: who asks, if logged in; login: whom it is for so far

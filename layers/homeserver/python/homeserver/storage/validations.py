@@ -14,8 +14,8 @@ from pynamodb.exceptions import PutError, UpdateError
 from pynamodb.expressions.condition import Condition
 from pynamodb.expressions.update import Action
 
-from homeserver.settings import table_name
-from homeserver.storage.connection import Item, Transaction
+from homeserver.storage.connection import Transaction
+from homeserver.storage.passing_items import PassingItem
 
 LIFE_SECONDS = 24 * 60 * 60
 _PREFIX = "validation/"
@@ -23,15 +23,10 @@ _SID = re.compile(r"[0-9A-Za-z_-]{43}", re.ASCII)  # base64url of a SHA-256
 _FAILED = "ConditionalCheckFailedException"
 
 
-class Validation(Item):
+class Validation(PassingItem):
     """One address that somebody says is theirs. Times are milliseconds since the epoch unless said otherwise."""
 
-    class Meta:
-        table_name = table_name("SESSIONS")
-
-    session = UnicodeAttribute(hash_key=True)
     kind = UnicodeAttribute(default="validation")
-    expires = NumberAttribute()  # seconds since the epoch
     created = NumberAttribute()
     purpose = UnicodeAttribute()  # "register" | "add" | "password"
     address = UnicodeAttribute()  # normalised
@@ -60,8 +55,7 @@ def key_of(sid: str) -> str:
 
 def load(sid: str) -> Validation | None:
     """A validation that has not expired, as it is now."""
-    found = Validation.fetch(key_of(sid)) if _SID.fullmatch(sid) else None
-    return found if found is not None and found.expires > time.time() else None
+    return Validation.current(key_of(sid)) if _SID.fullmatch(sid) else None
 
 
 def create(validation: Validation) -> bool:

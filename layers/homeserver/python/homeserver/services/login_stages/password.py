@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from homeserver.matrix.access_token import token_hash
-from homeserver.matrix.errors import BadJson, Forbidden, MissingParam
+from homeserver.matrix.errors import BadJson, Forbidden
+from homeserver.services.bodies import required_text
 from homeserver.services.login_stages.stage import Attempt, Completed, UserChanged
 from homeserver.services.passwords import (
     authenticate_password,
@@ -32,11 +33,7 @@ class Password:
         return {}
 
     def start(self, attempt: Attempt) -> Completed:
-        password = attempt.submitted.get("password")
-        if password is None:
-            raise MissingParam("password is required.")
-        if not isinstance(password, str):
-            raise BadJson("password must be a string.")
+        password = required_text(attempt.submitted, "password")
         if attempt.kind == "register":
             return _of_new_account(attempt.submitted, password)
         return _of_login(attempt, password) if attempt.kind == "login" else _of_asking_user(attempt, password)
