@@ -52,7 +52,7 @@ lint: .venv/ready
 
 .PHONY: test
 test: .venv/ready lint tools
-	$(PYTEST) tests -n 2 --dist loadfile
+	$(PYTEST) tests -n 2 --dist loadfile --durations 15
 	PYTHONPATH=infra:layers/homeserver/python $(VENV)/python infra/spec_coverage.py --check
 
 .PHONY: quick

@@ -201,3 +201,11 @@ def test_two_requests_that_claim_a_session_at_the_same_time_do_not_both_have_it(
     monkeypatch.setattr(sessions, "change", other_first)
     lost = refused(DUMMY | {"session": session}, colour="red")
     assert (lost["errcode"], lost["session"] == session) == ("M_UNKNOWN", False)
+
+
+def test_a_session_that_the_release_before_began_is_begun_again():
+    session = refused()["session"]
+    stored = Session.fetch(session)
+    stored.update([Session.flows.remove(), Session.pending.remove(), Session.facts.remove()])
+    again = refused(RIGHT | {"session": session})
+    assert (again["errcode"], again["session"] == session) == ("M_UNKNOWN", False)
