@@ -1,6 +1,7 @@
 """The draft's login through a whole local run: routes, preflight, and stages with the real state machine."""
 
 import json
+import re
 import time
 from collections.abc import Iterator
 
@@ -8,6 +9,7 @@ import httpx
 import pytest
 
 from e2e.local_run import Server
+from homeserver.web.known_endpoints import known_endpoints
 
 pytestmark = pytest.mark.e2e
 PREFIXES = ["/_matrix/client/api/v1", "/matrix/client/api/v1"]
@@ -34,6 +36,18 @@ def test_a_browser_may_ask_before_it_logs_in_or_registers(nobody: httpx.Client, 
     assert "POST" in answer.headers["access-control-allow-methods"]
     wrong = nobody.delete(f"{prefix}/{path}")
     assert (wrong.status_code, wrong.json()["errcode"]) == (405, "M_UNRECOGNIZED")
+
+
+def test_a_browser_may_ask_at_every_address_of_the_draft(nobody: httpx.Client) -> None:
+    draft = {path: methods for path, methods in known_endpoints().items() if path.startswith(tuple(PREFIXES))}
+    assert len(draft) > 80
+    for path, methods in draft.items():
+        address = re.sub(r"\{[a-z_.]+\}", "x", path)
+        for method in methods:
+            headers = {"Origin": "https://app.example", "Access-Control-Request-Method": method}
+            answer = nobody.options(address, headers=headers)
+            assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (204, "*"), address
+            assert method in answer.headers["access-control-allow-methods"]
 
 
 @pytest.mark.parametrize("pause", [0.0, 1.0])
