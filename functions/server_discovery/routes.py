@@ -6,6 +6,7 @@ from starlette.responses import Response
 from homeserver.matrix.errors import NotFound
 from homeserver.services import discovery
 from homeserver.settings import settings
+from homeserver.web.pages import page_response
 from homeserver.web.requests import json_response
 from homeserver.web.routing import Router
 from server_discovery.page import front_page
@@ -21,14 +22,7 @@ def show_front_page(request: Request) -> Response:
         url = discovery.base_url(*_asked(request))
     except NotFound:
         url = ""
-    return Response(
-        front_page(discovery.server_name(), url, settings().registration),
-        headers={
-            "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'",
-            "X-Content-Type-Options": "nosniff",
-        },
-        media_type="text/html",
-    )
+    return page_response(front_page(discovery.server_name(), url, settings().registration))
 
 
 @router.get("/_matrix/client/versions", ANY)
