@@ -67,7 +67,8 @@ class DraftRoom:
         required = (
             self.levels.event_level(event["type"], is_state=True) if self.levels and "state_key" in event else None
         )
-        age = max(0, now_ms() - event["origin_server_ts"])
+        told = (event.get("unsigned") or {}).get("age")  # the same moment in both places
+        age = told if told is not None else max(0, now_ms() - event["origin_server_ts"])
         return draft_view(event, age=age, required_power_level=required, creators=self.creators)
 
 
