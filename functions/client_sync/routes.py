@@ -133,8 +133,10 @@ def _draft_answer(request: SyncRequest, context: Any) -> Answer:
         answer = wait_for_news(request, remaining=context.get_remaining_time_in_millis() / 1000)
     except InvalidParam as error:
         raise BadPagination(error.message) from error
-    if answer.status == BadPagination.status and json.loads(answer.body).get("errcode") == InvalidParam.errcode:
-        raise BadPagination(json.loads(answer.body)["error"])
+    if answer.status == BadPagination.status:
+        told = json.loads(answer.body)
+        if told.get("errcode") == InvalidParam.errcode:
+            raise BadPagination(told["error"])
     return Answer(answer.status, answer.body)
 
 

@@ -9,13 +9,13 @@ from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
 
+from local.gateway import Answer
+
 PATH = "/2014"
 _FILE = Path(__file__).resolve().parents[2] / "docs" / "examples" / "2014" / "index.html"
 
-Page = tuple[int, bytes, list[tuple[bytes, bytes]]]
 
-
-def example_page(path: str, client: str, headers: Mapping[str, str]) -> Page | None:
+def example_page(path: str, client: str, headers: Mapping[str, str]) -> Answer | None:
     """The answer to GET of this path, None if it is no example."""
     if path.rstrip("/") != PATH or not _FILE.is_file():
         return None

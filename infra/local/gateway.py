@@ -33,8 +33,9 @@ Scope = Mapping[str, Any]
 Receive = Callable[[], Awaitable[Mapping[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
+Answer = tuple[int, bytes, Headers]
 # Pages of the local run itself, which AWS does not have: path, address of the client, headers -> an answer.
-Pages = Callable[[str, str, Mapping[str, str]], tuple[int, bytes, Headers] | None]
+Pages = Callable[[str, str, Mapping[str, str]], Answer | None]
 
 
 class Gateway:
@@ -106,7 +107,7 @@ class Gateway:
             answer_headers += self._allowed(origin)
         await _send(send, status, answer, answer_headers, head=scope["method"] == "HEAD")
 
-    async def _handle(self, function: str, event: dict[str, Any]) -> tuple[int, bytes, Headers]:
+    async def _handle(self, function: str, event: dict[str, Any]) -> Answer:
         loop = asyncio.get_running_loop()
         outcome: asyncio.Future[Any] = loop.create_future()
 
@@ -125,7 +126,7 @@ class Gateway:
         timer = loop.call_later(self._timeout, deliver, (503, _message("Service Unavailable"), list(_JSON)))
         self._threads.submit(work)
         try:
-            handled: tuple[int, bytes, Headers] = await outcome
+            handled: Answer = await outcome
         except asyncio.CancelledError:
             # The server stops and waits no longer: the client shall hear so in JSON, and come again.
             return 503, _message("Service Unavailable"), list(_JSON)
@@ -243,7 +244,7 @@ def event_of(scope: Scope, headers: dict[str, str], path: str, match: Match, bod
     return event
 
 
-def answered(result: Any) -> tuple[int, bytes, Headers]:
+def answered(result: Any) -> Answer:
     """Status, body and headers of a handler's result in format 2.0. Raises TypeError or ValueError for a bad one."""
     if not isinstance(result, dict) or "statusCode" not in result:
         # Format 2.0 infers an answer from anything else that a function returns.

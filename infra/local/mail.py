@@ -16,6 +16,8 @@ from email import message_from_bytes
 from email.message import EmailMessage
 from email.policy import default
 
+from local.gateway import Answer
+
 PATH = "/_local/mail"
 KEPT = 100
 _FORWARDED = ("x-forwarded-for", "forwarded", "via")
@@ -32,8 +34,6 @@ _HEADERS = [
     (b"x-content-type-options", b"nosniff"),
     (b"content-security-policy", b"default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"),
 ]
-
-Page = tuple[int, bytes, list[tuple[bytes, bytes]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,7 @@ class CapturedMail:
         with self._lock:
             return list(reversed(self._mails))
 
-    def page(self, path: str, client: str, headers: Mapping[str, str]) -> Page | None:
+    def page(self, path: str, client: str, headers: Mapping[str, str]) -> Answer | None:
         """The answer to GET of this path, None if it is no page of these or not for who asks."""
         if path.rstrip("/") != PATH and not path.startswith(f"{PATH}/"):
             return None

@@ -21,9 +21,9 @@ from local.custom_resources import CustomResources
 from local.data_dir import DataDir
 from local.emulator import Emulator
 from local.examples import PATH as EXAMPLE_PATH
-from local.examples import Page, example_page
+from local.examples import example_page
 from local.faults import install_crash
-from local.gateway import Gateway
+from local.gateway import Answer, Gateway
 from local.hooks import hook_session, hook_slim_client
 from local.invoke import Functions
 from local.mail import PATH as MAIL_PATH
@@ -137,7 +137,7 @@ class LocalRun:
                 ses.verify(sender)
         mail_page = self.mail.page if self.mail is not None else None
 
-        def pages(path: str, client: str, headers: Mapping[str, str]) -> Page | None:
+        def pages(path: str, client: str, headers: Mapping[str, str]) -> Answer | None:
             return example_page(path, client, headers) or (mail_page(path, client, headers) if mail_page else None)
 
         self.gateway = Gateway(Router(resources.routes), self.functions, resources.cors, pages=pages)

@@ -13,29 +13,18 @@ import pytest
 from e2e.client import Client, at_once, segments
 from e2e.draft_client import DRAFT_KEYS, DraftClient
 from e2e.local_run import Server
+from e2e.racing import race_on, servers
 
 SENDERS = 8
 MESSAGES = 8  # of each sender
 _names = itertools.count(1)
 
 
-@pytest.fixture(
-    scope="session",
-    params=[
-        pytest.param(
-            seed, marks=pytest.mark.xdist_group(f"draft-races-{group}"), id=f"unkind-{seed}" if seed else "kind"
-        )
-        for seed, group in (("", "a"), ("1", "a"), ("2", "b"))
-    ],
-)
+@pytest.fixture(scope="session", params=servers("draft-races", {"": "a", "1": "a", "2": "b"}))
 def racing(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server to race on."""
-    unkindness = {"UNKIND_SEED": request.param} if request.param else {}
-    with Server(tmp_path_factory.mktemp("draft-racing"), **unkindness) as server:
+    with race_on(tmp_path_factory.mktemp("draft-racing"), request.param) as server:
         yield server
-        server.stop()
-        assert server.lagging_rooms() == []
-        assert "Traceback" not in server.log, server.log
 
 
 @pytest.fixture

@@ -48,6 +48,12 @@ def type_password(page: Page, user: str | None, password: str = PASSWORD) -> Non
     press(page, "Log in")
 
 
+def ask_for_mail(page: Page, user: str, address: str) -> None:
+    page.get_by_label("User name").fill(user)
+    page.get_by_label("E-mail address").fill(address)
+    press(page, "Send the mail")
+
+
 # ── The login page: every flow ──────────────────────────────────────────────────────────────────────
 
 
@@ -124,9 +130,7 @@ def test_a_link_that_is_confirmed_on_a_phone(here: PagesServer, page: Page, brow
     listen(page)
     page.goto(here.url + FALLBACK)
     press(page, "Link by e-mail")
-    page.get_by_label("User name").fill("linda")
-    page.get_by_label("E-mail address").fill(address)
-    press(page, "Send the mail")
+    ask_for_mail(page, "linda", address)
     title(page, "Open the link")
     expect(page.get_by_role("status")).to_have_text("Waiting until the link is opened…")
     picture(page, "login-link")
@@ -227,9 +231,7 @@ def test_a_stage_after_which_there_are_several_ways_on(here: PagesServer, page: 
     press(page, "Continue")
     title(page, "How do you want to go on?")
     press(page, "Link by e-mail")
-    page.get_by_label("User name").fill("nora")
-    page.get_by_label("E-mail address").fill(address)
-    press(page, "Send the mail")
+    ask_for_mail(page, "nora", address)
     title(page, "Open the link")
     with page.context.new_page() as mail:
         mail.goto(here.link(address, 2))
@@ -246,9 +248,7 @@ def test_too_many_wrong_codes_end_in_a_new_start(here: PagesServer, page: Page) 
     listen(page)
     page.goto(here.url + FALLBACK)
     press(page, "Code by e-mail, then password")
-    page.get_by_label("User name").fill("ursa")
-    page.get_by_label("E-mail address").fill(address)
-    press(page, "Send the mail")
+    ask_for_mail(page, "ursa", address)
     title(page, "Enter the code")
     for _ in range(4):
         page.get_by_label("Code").fill("000000")

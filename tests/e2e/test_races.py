@@ -12,27 +12,18 @@ import pytest
 
 from e2e.client import PASSWORD, V3, Answer, Client, at_once, is_message, segments
 from e2e.local_run import SERVER_NAME, Server
+from e2e.racing import race_on, servers
 
 SENDERS = 16
 MESSAGES = 6  # of each sender
 _names = itertools.count(1)
 
 
-@pytest.fixture(
-    scope="session",
-    params=[
-        pytest.param(seed, marks=pytest.mark.xdist_group(f"races-{group}"), id=f"unkind-{seed}" if seed else "kind")
-        for seed, group in (("", "a"), ("1", "a"), ("2", "b"), ("3", "b"))
-    ],
-)
+@pytest.fixture(scope="session", params=servers("races", {"": "a", "1": "a", "2": "b", "3": "b"}))
 def racing(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server to race on."""
-    unkindness = {"UNKIND_SEED": request.param} if request.param else {}
-    with Server(tmp_path_factory.mktemp("racing"), **unkindness) as server:
+    with race_on(tmp_path_factory.mktemp("racing"), request.param) as server:
         yield server
-        server.stop()
-        assert server.lagging_rooms() == []
-        assert "Traceback" not in server.log, server.log
 
 
 @pytest.fixture

@@ -13,14 +13,13 @@ import hmac
 import html
 import json
 import os
-import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
@@ -35,6 +34,8 @@ from authlib.oauth2.rfc7636 import CodeChallenge
 from authlib.oidc.core import OpenIDCode, UserInfo
 from authlib.oidc.core.models import AuthorizationCodeMixin
 from joserfc.jwk import RSAKey
+
+from functions.loopback_service import LoopbackService
 
 SECRET = "a-client-secret-that-nobody-may-log"
 
@@ -137,7 +138,7 @@ class _Protocol(AuthorizationServer):
         return status, data, list(headers)
 
 
-class AuthorisationServer:
+class AuthorisationServer(LoopbackService):
     """`answer`: what people say: allow, deny, or page (a page with both, for browsers).
 
     `change`: claims that every ID token gets in place of the right ones. `algorithm`: none or HS256 to forge tokens
@@ -157,25 +158,16 @@ class AuthorisationServer:
         self.metadata: dict[str, Any] = {}
         self.instead: dict[str, Callable[[BaseHTTPRequestHandler], None]] = {}
         self.key = _first_key()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        self._server.daemon_threads = True
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
-        self._thread.start()
+        super().__init__(self._handler())
         self.protocol = _Protocol(self)
         self.protocol.register_grant(*self._grant())
 
     def new_key(self) -> None:
         self.key = _new_key()
 
-    def close(self) -> None:
-        if self._thread.is_alive():
-            self._server.shutdown()
-            self._server.server_close()
-            self._thread.join()
-
     @property
     def issuer(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_address[1]}"
+        return self.url
 
     def provider(self, provider_id: str = "example", **more: Any) -> dict[str, Any]:
         """An entry of OAUTH_PROVIDERS."""

@@ -1,10 +1,11 @@
 """The service that checks captchas, on loopback: it says what a test wants, and remembers what it was asked."""
 
 import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 from urllib.parse import parse_qsl
+
+from functions.loopback_service import LoopbackService
 
 # What the widget of a captcha is to a page: a button that gives the answer "solved".
 SCRIPT = """
@@ -31,26 +32,13 @@ window[name]();
 """
 
 
-class CaptchaService:
+class CaptchaService(LoopbackService):
     """`answers`: response -> (status, body) of the check; `asked`: the forms that came, with their content type."""
 
     def __init__(self) -> None:
         self.answers: dict[str, tuple[int, Any]] = {"solved": (200, {"success": True})}
         self.asked: list[tuple[str, dict[str, str]]] = []
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        self._server.daemon_threads = True
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
-        self._thread.start()
-
-    def close(self) -> None:
-        if self._thread.is_alive():
-            self._server.shutdown()
-            self._server.server_close()
-            self._thread.join()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_address[1]}"
+        super().__init__(self._handler())
 
     @property
     def settings(self) -> dict[str, str]:

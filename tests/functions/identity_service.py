@@ -1,12 +1,12 @@
 """A small identity server on loopback: it knows who has bound which address, and keeps invitations for the others."""
 
 import json
-import threading
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+from functions.loopback_service import LoopbackService
 from homeserver.matrix import unpadded_base64
 from homeserver.matrix.identity_lookup import hash_address
 from homeserver.matrix.signing import SigningKey, sign_json
@@ -15,7 +15,7 @@ TOKEN = "id-token"
 PREFIX = "/_matrix/identity/v2/"
 
 
-class IdentityService:
+class IdentityService(LoopbackService):
     """`bound`: (medium, address) -> user ID. `asked`: every request as (method, path, body)."""
 
     def __init__(self) -> None:
@@ -28,19 +28,7 @@ class IdentityService:
         self.stored: list[dict[str, Any]] = []
         # Path below PREFIX -> answers instead of the usual one: (status, body, headers), or a function of the handler
         self.instead: dict[str, Any] = {}
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        self._server.daemon_threads = True
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
-        self._thread.start()
-
-    @property
-    def name(self) -> str:
-        return f"127.0.0.1:{self._server.server_address[1]}"
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        super().__init__(self._handler())
 
     def public_key(self, key_id: str) -> str:
         return unpadded_base64.encode(self.keys[key_id].verify_key)

@@ -33,7 +33,6 @@ SEND_EVENT_LEVEL: Final = "m.room.send_event_level"
 OPS_LEVELS: Final = "m.room.ops_levels"
 CONFIG: Final = "m.room.config"
 LEVEL_TYPES: Final = frozenset({POWER_LEVELS, ADD_STATE_LEVEL, SEND_EVENT_LEVEL, OPS_LEVELS})
-PROJECTED_TYPES: Final = LEVEL_TYPES | {CONFIG}
 # Where the keys of `m.room.config` are kept that have no place today.
 KEPT_CONFIG: Final = "org.eigenserver.config"
 

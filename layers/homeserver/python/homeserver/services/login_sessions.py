@@ -110,7 +110,11 @@ def next_stages(session: Session) -> list[str]:
 
 def is_complete(session: Session) -> bool:
     """Whether no stage is missing."""
-    return any(len(flow) == len(session.completed) and set(flow) == set(session.completed) for flow in session.flows)
+    return _is_flow(session.flows, session.completed)
+
+
+def _is_flow(flows: Sequence[Sequence[str]], completed: Sequence[str]) -> bool:
+    return any(len(flow) == len(completed) and set(flow) == set(completed) for flow in flows)
 
 
 def submit(
@@ -227,7 +231,7 @@ def _complete_stage(
         changes["user"] = outcome.user_id
         if outcome.proves:
             changes["proved"] = outcome.user_id
-    ended = any(len(flow) == len(completed) and set(flow) == set(completed) for flow in session.flows)
+    ended = _is_flow(session.flows, completed)
     if ended:
         changes |= {"status": "complete", "lease_until": now_ms() + LEASE_MS}
         if session.rev == 0:

@@ -36,7 +36,6 @@ class OauthState(PassingItem):
     user_agent = UnicodeAttribute(null=True)
     user = UnicodeAttribute(null=True)  # confirm: the user whom the provider's account belongs to
     identity = UnicodeAttribute(null=True)  # confirm, of a link: the hash of the provider's account
-    link = UnicodeAttribute(null=True)  # confirm: "yes" where it is for a link, else absent
 
 
 def store(state_hash: str, state: OauthState) -> None:
